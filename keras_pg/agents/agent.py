@@ -1,0 +1,634 @@
+"""What every agent is: a Keras model that is fitted to an environment. Knows no algorithm."""
+
+import contextlib
+import math
+import random
+
+import gymnasium
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_pg import saved_model, spaces
+from keras_pg.callbacks import RaiseOnNonFinite
+from keras_pg.networks import Actor, Critic
+from keras_pg.normalization import RewardScaling
+from keras_pg.rollouts import collector_for, make_vector_env
+from keras_pg.rollouts.dataset import OnDemandDataset
+from keras_pg.rollouts.evaluation import Episodes, play_episodes
+from keras_pg.rollouts.rollout import Rollout
+
+
+class Hyperparameter:
+    """A float attribute that may follow a schedule and may be set while training.
+
+    It behaves as `keras.optimizers.Optimizer.learning_rate` does. A number is held in a variable,
+    so setting it from a callback needs no new trace. A `LearningRateSchedule` is evaluated at
+    `agent.optimizer.iterations`, the number of gradient steps taken.
+    """
+
+    def __set_name__(self, owner, name):
+        self.slot = f"_{name}_value"
+
+    def __get__(self, agent, owner=None):
+        if agent is None:
+            return self
+        value = getattr(agent, self.slot)
+        if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
+            return value(agent.optimizer.iterations)
+        return value.value
+
+    def __set__(self, agent, value):
+        current = getattr(agent, self.slot, None)
+        if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
+            setattr(agent, self.slot, value)
+        elif isinstance(current, keras.Variable):
+            current.assign(value)
+        elif current is None:
+            name, initializer = self.slot.strip("_"), keras.initializers.Constant(value)
+            variable = agent.add_weight(name=name, initializer=initializer, trainable=False)
+            setattr(agent, self.slot, variable)
+        else:
+            raise ValueError(
+                f"{self.slot[1:-6]} follows a schedule, {current!r}; it cannot be set to {value!r}."
+            )
+
+    def config(self, agent):
+        """The schedule, or the current number."""
+        value = getattr(agent, self.slot)
+        return float(value) if isinstance(value, keras.Variable) else value
+
+
+class EpisodeMean(keras.metrics.Mean):
+    """Mean over the episodes that ended since the epoch began; NaN while there are none."""
+
+    def result(self):
+        return self.total / self.count
+
+
+def check_range(name, value, low, high, *, low_open=False):
+    """Raises a `ValueError` that names a hyperparameter outside [low, high]."""
+    if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
+        return value
+    if not isinstance(value, (int, float)) or not low <= value <= high or (low_open and value == low):
+        bracket = "(" if low_open else "["
+        raise ValueError(f"{name} must be in {bracket}{low}, {high}], received {value!r}.")
+    return value
+
+
+def check_count(name, value):
+    """Raises a `ValueError` that names a count which is not a positive integer."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, received {value!r}.")
+    return int(value)
+
+
+class Agent(keras.Model):
+    """Base class of the agents: `fit`, `evaluate`, `predict`, `act`, `save` and `export`.
+
+    A subclass is an algorithm. Its `train_step(rollout)` turns one `Rollout` into one policy
+    iteration; everything around it is Keras.
+
+    Args:
+        actor: None for a default network made from the environment's spaces, any Keras model to
+            be used as its encoder, or an `Actor`.
+        critic: the same for the value function, or a `Critic`.
+        gamma: discount factor γ in [0, 1].
+        normalize_observations: normalize Box observations by running statistics, inside the networks.
+        normalize_rewards: divide rewards by the running deviation of the return, in training only.
+        squash_actions: squash Gaussian actions by tanh into the bounds instead of clipping them.
+        seed: seeds initial weights, environments, action noise and shuffling; None draws one from
+            Python's generator, which `keras.utils.set_random_seed` seeds.
+    """
+
+    # Gradient steps split a rollout into this many parts; it must divide num_steps · num_envs.
+    num_minibatches = 1
+    default_num_steps = 128
+    tracked = ()
+
+    def __init__(
+        self,
+        actor,
+        critic,
+        *,
+        gamma,
+        normalize_observations,
+        normalize_rewards,
+        squash_actions,
+        seed,
+        name=None,
+    ):
+        super().__init__(name=name)
+        self.gamma = check_range("gamma", gamma, 0.0, 1.0)
+        self.normalize_observations = normalize_observations
+        self.normalize_rewards = normalize_rewards
+        self.squash_actions = squash_actions
+        self.seed = random.randrange(2**31) if seed is None else int(seed)
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, received {seed}.")
+        # Wrapped, because Keras would track and save encoders that become parts of the networks.
+        self._given_networks = lambda: (actor, critic)
+        self.actor = self.critic = self.critic_optimizer = None
+        self.reward_scaling = RewardScaling() if normalize_rewards else None
+
+        def counter(name):
+            return self.add_weight(
+                name=name, shape=(), dtype="int64", initializer="zeros", trainable=False
+            )
+
+        self.iteration = counter("iteration")
+        self.env_steps = counter("env_steps")
+        self.nonfinite_updates = counter("nonfinite_updates")
+        self.act_seed = keras.random.SeedGenerator(self.seed)
+        self.means = {name: keras.metrics.Mean(name=name) for name in self.tracked}
+        self.episode_return = EpisodeMean(name="episode_return")
+        self.episode_length = EpisodeMean(name="episode_length")
+        if isinstance(actor, Actor):
+            self.build(actor.observation_space, actor.action_space)
+
+    # ------------------------------------------------------------------ building and compiling
+
+    def build(self, observation_space, action_space):
+        """Makes the networks for these spaces; `fit` does it from its environment.
+
+        Raises:
+            ValueError: a space is not supported, or differs from the one the agent was built for.
+        """
+        if self.actor is not None:
+            built = self.actor.observation_space, self.actor.action_space
+            return spaces.check_same_spaces(built, (observation_space, action_space))
+        actor, critic = self._given_networks()
+        if not isinstance(actor, Actor):
+            actor = Actor(
+                observation_space,
+                action_space,
+                encoder=actor,
+                normalize_observations=self.normalize_observations,
+                squash=self.squash_actions,
+                seed=self.seed,
+                name="actor",
+            )
+        if not isinstance(critic, Critic):
+            critic = Critic(
+                observation_space,
+                encoder=critic,
+                normalize_observations=self.normalize_observations,
+                seed=self.seed + 1,
+                name="critic",
+            )
+        self.actor, self.critic = actor, critic
+        # Batches of any size, one trace.
+        batch = [tf.TensorSpec((None, *observation_space.shape), observation_space.dtype)]
+        self._act_by_mode = tf.function(self.call, input_signature=batch, autograph=False)
+        self._act_by_sample = tf.function(self._sample, input_signature=batch, autograph=False)
+        if self.compiled:
+            self._build_optimizers()
+
+    def build_from_config(self, config):
+        """Nothing: the networks in the configuration have built the agent."""
+
+    def get_build_config(self):
+        return None
+
+    def _actor_and_critic_variables(self):
+        actor_variables = self.actor.trainable_variables
+        shared = {id(variable) for variable in actor_variables}
+        rest = [v for v in self.critic.trainable_variables if id(v) not in shared]
+        return actor_variables, rest
+
+    def _build_optimizers(self):
+        actor_variables, critic_variables = self._actor_and_critic_variables()
+        if self.critic_optimizer is None:
+            self.optimizer.build([*actor_variables, *critic_variables])
+        else:
+            self.optimizer.build(actor_variables)
+            self.critic_optimizer.build(critic_variables)
+
+    def default_optimizer(self):
+        """The optimizer of an agent that is fitted without `compile`."""
+        return keras.optimizers.Adam(3e-4, epsilon=1e-5, global_clipnorm=0.5)
+
+    def compile(
+        self,
+        optimizer=None,
+        critic_optimizer=None,
+        *,
+        run_eagerly=False,
+        jit_compile=None,
+        steps_per_execution=1,
+    ):
+        """Sets the optimizers and how `train_step` is run. Optional: `fit` compiles with defaults.
+
+        Args:
+            optimizer: a Keras optimizer for actor and critic together; default Adam(3e-4, epsilon=1e-5,
+                global_clipnorm=0.5).
+            critic_optimizer: a Keras optimizer for the critic's own variables; `optimizer` is
+                then the actor's alone.
+            run_eagerly: run `train_step` in Python, to debug it.
+            jit_compile: compile `train_step` by XLA; default True unless `run_eagerly`.
+            steps_per_execution: must be 1 for Gymnasium environments.
+        """
+        optimizer = self.default_optimizer() if optimizer is None else optimizer
+        super().compile(
+            optimizer=optimizer,
+            run_eagerly=run_eagerly,
+            jit_compile=not run_eagerly if jit_compile is None else jit_compile,
+            steps_per_execution=steps_per_execution,
+        )
+        self.critic_optimizer = (
+            None if critic_optimizer is None else keras.optimizers.get(critic_optimizer)
+        )
+        if self.actor is not None:
+            self._build_optimizers()
+
+    def get_compile_config(self):
+        if not self.compiled:
+            return None
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "optimizer": serialize(self.optimizer),
+            "critic_optimizer": self.critic_optimizer and serialize(self.critic_optimizer),
+            "run_eagerly": self.run_eagerly,
+            "jit_compile": self.jit_compile,
+            "steps_per_execution": self.steps_per_execution,
+        }
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
+    def get_config(self):
+        actor, critic = self._given_networks()
+        if self.actor is not None:
+            actor, critic = self.actor, self.critic
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "actor": actor and serialize(actor),
+            "critic": critic and serialize(critic),
+            "gamma": self.gamma,
+            "normalize_observations": self.normalize_observations,
+            "normalize_rewards": self.normalize_rewards,
+            "squash_actions": self.squash_actions,
+            "seed": self.seed,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**keras.saving.deserialize_keras_object(config))
+
+    # ------------------------------------------------------------------------------- training
+
+    def fit(
+        self,
+        env,
+        *,
+        total_timesteps=None,
+        num_envs=None,
+        num_steps=None,
+        vectorization="sync",
+        epochs=None,
+        steps_per_epoch=None,
+        initial_epoch=0,
+        callbacks=None,
+        verbose="auto",
+        validation_env=None,
+        validation_episodes=10,
+        validation_freq=1,
+    ):
+        """Trains on an environment and returns Keras's `History`.
+
+        One step is one policy iteration: collect a rollout of `num_steps` steps in each of
+        `num_envs` environments, then learn from it. One epoch is `steps_per_epoch` of them.
+
+        Args:
+            env: an environment id, a `gymnasium.Env`, a factory, or a `gymnasium.vector.VectorEnv`.
+            total_timesteps: environment steps to train for, rounded up to whole epochs. Unless
+                `steps_per_epoch` is given, 10 to 30 epochs, the number that rounds least.
+            num_envs: copies of an id or factory to step side by side; default 8.
+            num_steps: T, steps of each environment in a rollout.
+            vectorization: "sync" or "async" (one process an environment).
+            epochs, steps_per_epoch, initial_epoch, callbacks, verbose, validation_freq: as in
+                `keras.Model.fit`; exactly (epochs - initial_epoch) · steps_per_epoch iterations run.
+            validation_env: environment to evaluate on after each epoch; logs `val_episode_return`
+                and `val_episode_length`.
+            validation_episodes: episodes of each such evaluation.
+
+        Raises:
+            ValueError: arguments contradict each other, or the spaces are not those of the agent.
+            FloatingPointError: an observation or reward was NaN or infinite (nothing was learnt
+                from that rollout), or gradients were, many times in a row.
+
+        An exception from the environment is raised as it is, after the environments were closed; the
+        agent keeps what it had learnt. Environments start anew in each call of `fit`, from seeds
+        that follow from `seed` and the number of iterations done so far.
+        """
+        num_steps = check_count("num_steps", num_steps or self.default_num_steps)
+        env, ours = make_vector_env(env, num_envs, vectorization)
+        with contextlib.ExitStack() as cleanup:
+            cleanup.enter_context(_closing(env, ours))
+            batch_size = num_steps * env.num_envs
+            if batch_size % self.num_minibatches:
+                raise ValueError(
+                    f"num_steps={num_steps} · num_envs={env.num_envs} = {batch_size} steps cannot be "
+                    f"split into num_minibatches={self.num_minibatches} equal parts."
+                )
+            epochs, steps_per_epoch = _schedule(
+                total_timesteps, batch_size, epochs, steps_per_epoch
+            )
+            self._prepare(env)
+            if self.steps_per_execution > 1:
+                raise ValueError(
+                    f"steps_per_execution={self.steps_per_execution}: with a Gymnasium environment "
+                    "it must be 1, or rollouts would be collected while the policy changes."
+                )
+            collector = collector_for(env, self.actor, num_steps=num_steps, gamma=self.gamma)
+            rollouts = OnDemandDataset(self._collect_with(collector), collector.signature())
+            cleanup.enter_context(rollouts.surfacing_errors())
+            validation = {}
+            if validation_env is not None:
+                episodes = cleanup.enter_context(
+                    self._episodes(validation_env, validation_episodes, seed=self.seed + 1_000_000)
+                )
+                validation = {"validation_data": episodes, "validation_steps": 1}
+            return super().fit(
+                rollouts.dataset,
+                shuffle=False,
+                epochs=epochs,
+                steps_per_epoch=steps_per_epoch,
+                initial_epoch=initial_epoch,
+                callbacks=[RaiseOnNonFinite(), *_as_list(callbacks)],
+                verbose=verbose,
+                validation_freq=validation_freq,
+                **validation,
+            )
+
+    def _prepare(self, env):
+        """Builds and compiles, where that has not been done."""
+        self.build(env.single_observation_space, env.single_action_space)
+        if not self.compiled:
+            self.compile()
+
+    def _collect_with(self, collector):
+        """A function of no arguments that collects the next rollout.
+
+        Noise and first states follow from the agent's seed and the number of iterations done, so a
+        resumed agent goes on as one that was never saved.
+        """
+        iteration = None
+
+        def collect():
+            nonlocal iteration
+            if iteration is None:
+                # Here and not earlier: a callback may have restored weights since `fit` began.
+                iteration = int(self.iteration.numpy())
+                collector.reset(_environment_seed(self.seed, iteration))
+            rng = np.random.default_rng([self.seed, iteration])
+            iteration += 1
+            return collector.collect(rng)
+
+        return collect
+
+    def apply_if_finite(self, gradients, variables, unless):
+        """Applies a gradient step, but not one that holds NaN or infinity.
+
+        Args:
+            gradients: one for each of `variables`, the actor's before the critic's.
+            variables: the trainable variables of actor and critic.
+            unless: bool scalar; do nothing where it is True.
+
+        Returns:
+            bool scalar, whether the step was taken. `nonfinite_updates` counts the steps in a row
+            that were not, for want of a finite gradient.
+        """
+        finite = tf.math.is_finite(tf.linalg.global_norm([g for g in gradients if g is not None]))
+        wanted = tf.logical_not(unless)
+        taken = tf.logical_and(finite, wanted)
+
+        def apply():
+            if self.critic_optimizer is None:
+                self.optimizer.apply(gradients, variables)
+            else:
+                n = len(self.actor.trainable_variables)
+                self.optimizer.apply(gradients[:n], variables[:n])
+                self.critic_optimizer.apply(gradients[n:], variables[n:])
+            return tf.constant(True)
+
+        tf.cond(taken, apply, lambda: tf.constant(False))
+        skipped = tf.where(finite, tf.zeros_like(self.nonfinite_updates), self.nonfinite_updates + 1)
+        self.nonfinite_updates.assign(tf.where(wanted, skipped, self.nonfinite_updates))
+        return taken
+
+    def log(self, rollout, values):
+        """Updates the metrics at the end of a train step and returns the logs.
+
+        Args:
+            rollout: the `Rollout` that was learnt from.
+            values: scalars by name, one for each name in `tracked`.
+        """
+        ended = tf.logical_and(
+            rollout.valid, tf.logical_or(rollout.terminated, rollout.truncated)
+        )
+        ended = tf.reshape(ended, [-1])
+        self.episode_return.update_state(tf.reshape(rollout.episode_returns, [-1]), ended)
+        self.episode_length.update_state(tf.reshape(rollout.timesteps + 1, [-1]), ended)
+        for name, mean in self.means.items():
+            mean.update_state(values[name])
+        self.env_steps.assign_add(tf.reduce_sum(tf.cast(rollout.valid, tf.int64)))
+        self.iteration.assign_add(1)
+        return {
+            "episode_return": self.episode_return.result(),
+            "episode_length": self.episode_length.result(),
+            **{name: mean.result() for name, mean in self.means.items()},
+            "env_steps": tf.convert_to_tensor(self.env_steps),
+            "nonfinite_updates": tf.convert_to_tensor(self.nonfinite_updates),
+        }
+
+    # ------------------------------------------------------------------- evaluating and acting
+
+    def evaluate(
+        self,
+        env=None,
+        episodes=20,
+        *,
+        num_envs=None,
+        vectorization="sync",
+        deterministic=True,
+        seed=None,
+        verbose="auto",
+        callbacks=None,
+        **keras_arguments,
+    ):
+        """Plays whole episodes and returns {"episode_return": mean, "episode_length": mean}.
+
+        Args:
+            env: as in `fit`.
+            episodes: how many to play, spread evenly over the environments.
+            num_envs: copies of an id or factory; default 8, or `episodes` if that is fewer.
+            vectorization: "sync" or "async".
+            deterministic: act by the mode of the policy, otherwise sample.
+            seed: environment i starts from `seed + i`; default derived from the agent's seed, and
+                not the one training started from.
+            verbose, callbacks: as in `keras.Model.evaluate`.
+
+        Raises:
+            ValueError: the environment's spaces are not those of the agent.
+        """
+        if env is None:
+            # Keras, evaluating the validation dataset that `fit` has given it.
+            return super().evaluate(verbose=verbose, callbacks=callbacks, **keras_arguments)
+        seed = self.seed + 2_000_000 if seed is None else seed
+        with self._episodes(
+            env, episodes, num_envs, vectorization, seed=seed, deterministic=deterministic
+        ) as dataset:
+            return super().evaluate(
+                dataset, steps=1, verbose=verbose, callbacks=callbacks, return_dict=True
+            )
+
+    @contextlib.contextmanager
+    def _episodes(
+        self, env, episodes, num_envs=None, vectorization="sync", *, seed, deterministic=True
+    ):
+        """A dataset whose every element is `Episodes` played by the policy of that moment."""
+        check_count("episodes", episodes)
+        if num_envs is None and not isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv):
+            num_envs = min(8, episodes)
+        env, ours = make_vector_env(env, num_envs, vectorization)
+        with _closing(env, ours):
+            self._prepare(env)
+            collector = collector_for(env, self.actor, num_steps=64, gamma=self.gamma)
+            dataset = OnDemandDataset(
+                lambda: play_episodes(
+                    collector, episodes, seed=seed, deterministic=deterministic
+                ),
+                Episodes(
+                    tf.TensorSpec((episodes,), tf.float32), tf.TensorSpec((episodes,), tf.int32)
+                ),
+            )
+            with dataset.surfacing_errors():
+                yield dataset.dataset
+
+    def test_step(self, episodes):
+        """Keras's `evaluate` on a batch of `Episodes`."""
+        self.episode_return.update_state(episodes.returns)
+        self.episode_length.update_state(episodes.lengths)
+        return {
+            "episode_return": self.episode_return.result(),
+            "episode_length": self.episode_length.result(),
+        }
+
+    def call(self, observations):
+        """The deterministic env-ready actions for a batch of raw observations."""
+        distribution = self.actor.action_distribution
+        return distribution.to_env(distribution.mode(self.actor(observations)))
+
+    def predict(self, observations, batch_size=None, verbose="auto"):
+        """`keras.Model.predict`: deterministic env-ready actions for a batch of raw observations.
+
+        Raises:
+            ValueError: the agent has not been built, or the shape is not [B, *observation shape].
+        """
+        observations = self._checked(observations, batch=True)
+        # As a dataset, since Keras would give arrays of rank 1 a second axis.
+        dataset = tf.data.Dataset.from_tensor_slices(observations).batch(batch_size or 32)
+        return super().predict(dataset, verbose=verbose)
+
+    def act(self, observations, deterministic=True):
+        """Env-ready actions, for one observation or for a batch.
+
+        Args:
+            observations: raw, as the environment gives them; of the shape of the space, or with one
+                leading axis more.
+            deterministic: the mode, otherwise a sample. Samples continue a stream that starts
+                from the agent's seed and is saved with it.
+
+        Returns:
+            NumPy array, one action or a batch of them, valid for the action space.
+
+        Raises:
+            ValueError: the agent has not been built, or the shape fits neither form.
+        """
+        observations = self._checked(observations)
+        single = observations.ndim == len(self.actor.observation_space.shape)
+        act = self._act_by_mode if deterministic else self._act_by_sample
+        actions = act(observations[None] if single else observations).numpy()
+        return actions[0] if single else actions
+
+    def _sample(self, observations):
+        distribution = self.actor.action_distribution
+        noise = distribution.stateless_noise(self.act_seed.next(), tf.shape(observations)[0])
+        return distribution.to_env(distribution.sample(self.actor(observations), noise))
+
+    def _checked(self, observations, batch=False):
+        """Observations as an array of the space's dtype, if their shape fits."""
+        if self.actor is None:
+            raise ValueError("The agent has no networks yet: call `fit`, `build` or `evaluate`.")
+        space = self.actor.observation_space
+        array = np.asarray(observations)
+        expected = [space.shape] if not batch else []
+        if array.shape[1:] != space.shape or array.ndim != len(space.shape) + 1:
+            if array.shape not in expected:
+                shape = ", ".join(["batch", *map(str, space.shape)])
+                raise ValueError(
+                    f"Expected observations of shape ({shape}) for {space}, received {array.shape}."
+                )
+        return array.astype(space.dtype, copy=False)
+
+    def export(self, path, format="saved_model"):
+        """Writes the policy as an artefact that runs without keras_pg, see `keras_pg.saved_model`.
+
+        Args:
+            path: base directory, `path/1`, `path/2`, … are its versions; for "litert" as well.
+            format: "saved_model" for TensorFlow Serving, "litert" for devices.
+
+        Returns:
+            The directory of the new version.
+        """
+        if self.actor is None:
+            raise ValueError("There is no policy to export yet: call `fit` or `build` first.")
+        return saved_model.export(self, path, format=format)
+
+
+@contextlib.contextmanager
+def _closing(env, ours):
+    """Closes the environment when it is ours, or when it has raised and nobody can use it again."""
+    try:
+        yield
+    except Exception:
+        env.close()
+        raise
+    if ours:
+        env.close()
+
+
+def _environment_seed(seed, iteration):
+    """Training starts from `seed`; resumed at a later iteration, from a seed of its own."""
+    if iteration == 0:
+        return seed
+    return int(np.random.SeedSequence([seed, iteration]).generate_state(1)[0] >> 1)
+
+
+def _schedule(total_timesteps, batch_size, epochs, steps_per_epoch):
+    """(epochs, steps_per_epoch) from whichever of the three the user has given."""
+    if epochs is not None:
+        if total_timesteps is not None:
+            raise ValueError(
+                f"total_timesteps={total_timesteps} and epochs={epochs} say the same thing twice: "
+                "give one of them."
+            )
+        return check_count("epochs", epochs), check_count("steps_per_epoch", steps_per_epoch or 10)
+    total_timesteps = check_count("total_timesteps", total_timesteps or 100_000)
+    iterations = math.ceil(total_timesteps / batch_size)
+    if steps_per_epoch is not None:
+        return math.ceil(iterations / check_count("steps_per_epoch", steps_per_epoch)), steps_per_epoch
+    if iterations < 10:
+        return iterations, 1
+    # Of 10 to 30 epochs, the number that overshoots least and is nearest to 20.
+    candidates = [(n * math.ceil(iterations / n), abs(n - 20), n) for n in range(10, 31)]
+    epochs = min(candidates)[2]
+    return epochs, math.ceil(iterations / epochs)
+
+
+def _as_list(callbacks):
+    if callbacks is None:
+        return []
+    return list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]

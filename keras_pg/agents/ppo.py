@@ -1,0 +1,243 @@
+"""Proximal policy optimization (PPO), the clipped surrogate.
+
+Paper: Schulman et al., 2017, "Proximal Policy Optimization Algorithms", arXiv:1707.06347.
+
+One iteration, as `PPO.train_step` carries it out on a rollout of T steps of N environments:
+
+    1. Evaluate the policy that collected, log π_old(a|s), and V(s), V(s') on the whole batch.
+    2. Estimate advantages Â by GAE; the value targets are R = Â + V.
+    3. For K epochs, in minibatches drawn without replacement, ascend
+
+           E[ min(r Â, clip(r, 1-ε, 1+ε) Â) ] - c_v E[(V - R)²] + c_e E[H(π)],    r = π / π_old
+
+       (eq. 7 and 9), and stop once the policy has moved too far: k3 > 1.5 · target_kl.
+    4. Merge the rollout into the running statistics of observations and rewards.
+"""
+
+import keras
+import tensorflow as tf
+
+from keras_pg import advantages, losses
+from keras_pg.agents.agent import Agent, Hyperparameter, check_count, check_range
+from keras_pg.rollouts.minibatches import flatten_time, shuffled_minibatches
+
+
+@keras.saving.register_keras_serializable("keras_pg")
+class PPO(Agent):
+    """Proximal policy optimization with the clipped surrogate.
+
+    Defaults are the paper's for continuous control (table 3: 2048 steps an iteration, 10 epochs,
+    minibatches of 64, Adam at 3e-4), with the 2048 steps spread over 8 environments and with gradients
+    clipped to a global norm of 0.5.
+
+    Args:
+        actor: None for two tanh layers of 64, any Keras model as the encoder, or an `Actor`.
+        critic: the same for V(s), or a `Critic`.
+        gamma: discount γ.
+        gae_lambda: trace decay λ of GAE.
+        clip_ratio: ε, a number or a schedule over gradient steps.
+        value_clip: keep V within this distance of its old value; None for no bound.
+        entropy_coef: c_e, a number or a schedule.
+        value_coef: c_v, a number or a schedule.
+        update_epochs: K, passes over a rollout.
+        num_minibatches: parts of each pass; it must divide num_steps · num_envs.
+        normalize_advantages: standardize Â in each minibatch.
+        target_kl: stop an iteration before the gradient step at which the k3 estimate of
+            KL(π_old ‖ π) exceeds 1.5 · target_kl; None for never.
+        normalize_observations, normalize_rewards, squash_actions, seed: see `Agent`.
+
+    Metrics, each a mean over the epoch: `loss` and its parts `policy_loss`, `value_loss`, `entropy`;
+    `approx_kl` (k3), `clip_fraction`, `explained_variance` of the values before the update,
+    `n_updates` gradient steps applied.
+
+    Raises:
+        ValueError: a hyperparameter is out of range.
+
+    Example:
+
+    >>> import keras_pg
+    >>> agent = keras_pg.PPO(seed=0)
+    >>> history = agent.fit("CartPole-v1", epochs=1, steps_per_epoch=1, num_steps=64, verbose=0)
+    >>> agent.act([0.0, 0.1, 0.0, -0.1]).item() in (0, 1)
+    True
+
+    Reference: Schulman et al., 2017, arXiv:1707.06347.
+    """
+
+    clip_ratio = Hyperparameter()
+    entropy_coef = Hyperparameter()
+    value_coef = Hyperparameter()
+    default_num_steps = 256
+    tracked = (
+        "loss",
+        "policy_loss",
+        "value_loss",
+        "entropy",
+        "approx_kl",
+        "clip_fraction",
+        "explained_variance",
+        "n_updates",
+    )
+
+    def __init__(
+        self,
+        actor=None,
+        critic=None,
+        *,
+        gamma=0.99,
+        gae_lambda=0.95,
+        clip_ratio=0.2,
+        value_clip=None,
+        entropy_coef=0.0,
+        value_coef=0.5,
+        update_epochs=10,
+        num_minibatches=32,
+        normalize_advantages=True,
+        target_kl=None,
+        normalize_observations=True,
+        normalize_rewards=False,
+        squash_actions=False,
+        seed=None,
+        name=None,
+    ):
+        super().__init__(
+            actor,
+            critic,
+            gamma=gamma,
+            normalize_observations=normalize_observations,
+            normalize_rewards=normalize_rewards,
+            squash_actions=squash_actions,
+            seed=seed,
+            name=name,
+        )
+        infinity = float("inf")
+        self.gae_lambda = check_range("gae_lambda", gae_lambda, 0.0, 1.0)
+        self.clip_ratio = check_range("clip_ratio", clip_ratio, 0.0, infinity, low_open=True)
+        self.entropy_coef = check_range("entropy_coef", entropy_coef, 0.0, infinity)
+        self.value_coef = check_range("value_coef", value_coef, 0.0, infinity)
+        self.update_epochs = check_count("update_epochs", update_epochs)
+        self.num_minibatches = check_count("num_minibatches", num_minibatches)
+        self.normalize_advantages = normalize_advantages
+        self.value_clip = value_clip and check_range(
+            "value_clip", value_clip, 0.0, infinity, low_open=True
+        )
+        self.target_kl = target_kl and check_range(
+            "target_kl", target_kl, 0.0, infinity, low_open=True
+        )
+
+    def train_step(self, rollout):
+        """One policy iteration; the numbers are those of the module's pseudocode."""
+        # 1. The policy that collected, and its values. Computed here and not while collecting, by
+        # the function that the loss uses, so that r = 1 holds exactly before the first step.
+        steps = flatten_time(rollout)
+        policy = self.actor.action_distribution
+        old_log_probs = policy.log_prob(self.actor(steps.observations), steps.actions)
+        values = self.critic(steps.observations)
+        next_values = self.critic(steps.next_observations)
+
+        # 2. Advantages and value targets.
+        rewards = rollout.rewards
+        if self.reward_scaling is not None:
+            rewards = self.reward_scaling(rewards)
+        advantage = advantages.gae(
+            rewards,
+            tf.reshape(values, rewards.shape),
+            tf.reshape(next_values, rewards.shape),
+            rollout.terminated,
+            rollout.truncated,
+            gamma=self.gamma,
+            gae_lambda=self.gae_lambda,
+            valid=rollout.valid,
+        )
+        advantage = tf.reshape(advantage, [-1])
+        returns = advantage + values
+
+        # 3. K epochs of minibatch gradient steps.
+        data = (steps.observations, steps.actions, old_log_probs, values, advantage, returns)
+        count, minibatch = shuffled_minibatches(
+            (*data, steps.valid),
+            seed=tf.stack([tf.cast(self.seed, tf.int64), self.iteration.value]),
+            epochs=self.update_epochs,
+            num_minibatches=self.num_minibatches,
+        )
+        metrics = self._ascend(count, minibatch)
+
+        # 4. Running statistics, frozen until here.
+        for network in (self.actor, self.critic):
+            network.update_normalization(steps.observations, steps.valid)
+        if self.reward_scaling is not None:
+            self.reward_scaling.update(steps.discounted_returns, steps.valid)
+        metrics["explained_variance"] = losses.explained_variance(values, returns, steps.valid)
+        return self.log(rollout, metrics)
+
+    def _ascend(self, count, minibatch):
+        """Up to `count` gradient steps; returns the means of their metrics."""
+        variables = [v for part in self._actor_and_critic_variables() for v in part]
+
+        def gradient_step(i, stop, sums):
+            with tf.GradientTape() as tape:
+                loss, metrics = self.surrogate_loss(*minibatch(i))
+            gradients = tape.gradient(loss, variables)
+            if self.target_kl is not None:
+                stop = metrics["approx_kl"] > 1.5 * self.target_kl
+            taken = tf.cast(self.apply_if_finite(gradients, variables, unless=stop), tf.float32)
+            # A step that is not taken must not make NaN of the means either.
+            metrics = {name: tf.math.multiply_no_nan(x, taken) for name, x in metrics.items()}
+            sums = {name: sums[name] + x for name, x in {**metrics, "n_updates": taken}.items()}
+            return i + 1, stop, sums
+
+        names = [name for name in self.tracked if name != "explained_variance"]
+        _, _, sums = tf.while_loop(
+            lambda i, stop, sums: tf.logical_and(i < count, tf.logical_not(stop)),
+            gradient_step,
+            (tf.constant(0), tf.constant(False), {name: tf.constant(0.0) for name in names}),
+        )
+        n_updates = sums.pop("n_updates")
+        means = {name: tf.math.divide_no_nan(x, n_updates) for name, x in sums.items()}
+        return {**means, "n_updates": n_updates}
+
+    def surrogate_loss(
+        self, observations, actions, old_log_probs, old_values, advantage, returns, valid
+    ):
+        """The negated objective of eq. 9 on a minibatch, and its metrics."""
+        policy = self.actor.action_distribution
+        parameters = self.actor(observations)
+        ratio, log_ratio = losses.probability_ratio(
+            policy.log_prob(parameters, actions), old_log_probs
+        )
+        if self.normalize_advantages:
+            advantage = advantages.normalize(advantage, valid)
+        policy_loss = losses.clipped_surrogate(ratio, advantage, self.clip_ratio, valid)
+
+        values = self.critic(observations)
+        if self.value_clip is None:
+            value_loss = losses.squared_error(values, returns, valid)
+        else:
+            value_loss = losses.clipped_squared_error(
+                values, old_values, returns, self.value_clip, valid
+            )
+        entropy = losses.masked_mean(policy.entropy(parameters), valid)
+        loss = policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy
+        clipped = tf.cast(tf.abs(ratio - 1.0) > self.clip_ratio, tf.float32)
+        return loss, {
+            "loss": loss,
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "entropy": entropy,
+            "approx_kl": losses.masked_mean(losses.kl_k3(log_ratio), valid),
+            "clip_fraction": losses.masked_mean(clipped, valid),
+        }
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "gae_lambda": self.gae_lambda,
+            "clip_ratio": PPO.clip_ratio.config(self),
+            "value_clip": self.value_clip,
+            "entropy_coef": PPO.entropy_coef.config(self),
+            "value_coef": PPO.value_coef.config(self),
+            "update_epochs": self.update_epochs,
+            "num_minibatches": self.num_minibatches,
+            "normalize_advantages": self.normalize_advantages,
+            "target_kl": self.target_kl,
+        }

@@ -1,0 +1,226 @@
+"""Action distributions: what a policy network's output means for an action space.
+
+A policy network maps observations to a matrix of *parameters* [B, P]. An action distribution says
+what they mean: log-probabilities, entropy, KL divergence, samples. Two kinds of action are kept apart:
+
+- the *raw* action is the sample itself, stored in rollouts and scored by `log_prob`;
+- the *env-ready* action is what `to_env` makes of it (clipped, squashed or shifted into the space).
+
+A sample is a pure function of parameters and standard noise, so NumPy, TensorFlow and LiteRT can draw
+the noise each in their own way and share everything else. Zero noise gives the mode.
+"""
+
+import gymnasium
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from keras_pg.spaces import check_action_space
+
+tfd = tfp.distributions
+
+LOG_STD_RANGE = (-20.0, 2.0)
+
+# Nodes and weights of ∫ f(x) N(x; 0, 1) dx ≈ Σ w f(x), for the entropy of squashed Gaussians.
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(64)
+_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+
+
+class Categorical:
+    """Actions of a Discrete space; parameters are the logits [B, n].
+
+    Raw actions are integers [B] in 0..n-1; env-ready actions add the space's `start`.
+    Noise is standard Gumbel [B, n]: argmax(logits + noise) is an exact sample.
+
+    Example:
+
+    >>> import gymnasium, numpy as np
+    >>> categorical = Categorical(gymnasium.spaces.Discrete(2, start=10))
+    >>> logits = np.log(np.array([[0.25, 0.75]], "float32"))
+    >>> int(categorical.to_env(categorical.mode(logits))[0])
+    11
+    >>> round(float(categorical.entropy(logits)[0]), 4)
+    0.5623
+    """
+
+    def __init__(self, space):
+        self.start = int(space.start)
+        self.state_dependent_size = self.parameter_size = self.noise_size = int(space.n)
+        self.action_shape, self.action_dtype = (), tf.int64
+
+    def distribution(self, parameters):
+        """The TFP distribution over raw actions."""
+        return tfd.Categorical(logits=parameters)
+
+    def log_prob(self, parameters, actions):
+        """log π(a|s) [B] of raw actions [B]."""
+        return self.distribution(parameters).log_prob(actions)
+
+    def entropy(self, parameters):
+        """-Σ π log π, in nats, [B]."""
+        return self.distribution(parameters).entropy()
+
+    def kl_divergence(self, *, p, q):
+        """KL(p ‖ q) [B] of two parameter matrices."""
+        return tfd.kl_divergence(self.distribution(p), self.distribution(q))
+
+    def draw_noise(self, rng, shape):
+        """Standard Gumbel noise [*shape, n] from a NumPy generator."""
+        return -np.log(rng.standard_exponential((*shape, self.noise_size), dtype=np.float32))
+
+    def stateless_noise(self, seed, batch_size):
+        """Standard Gumbel noise [batch_size, n], a function of `seed` [2]."""
+        uniform = tf.random.stateless_uniform(
+            (batch_size, self.noise_size), seed, minval=np.finfo(np.float32).tiny
+        )
+        return -tf.math.log(-tf.math.log(uniform))
+
+    def sample(self, parameters, noise):
+        """Raw actions [B]; the mode where the noise is zero."""
+        return tf.argmax(parameters + noise, axis=-1)
+
+    def mode(self, parameters):
+        """The most probable raw action [B], the first of equals."""
+        return tf.argmax(parameters, axis=-1)
+
+    def to_env(self, actions):
+        """Actions of the space, int64 [B]."""
+        return actions + self.start if self.start else actions
+
+    def describe(self, parameters):
+        """Named tensors that describe the policy to whoever is served by it."""
+        return {"probabilities": tf.nn.softmax(parameters)}
+
+
+class DiagonalGaussian:
+    """Actions of a Box of rank 1: independent Gaussians, clipped to the bounds for the environment.
+
+    Parameters [B, 2A] are the means and the log standard deviations, the latter bounded to
+    [-20, 2]. Raw actions [B, A] are the unclipped samples, and it is those that are scored: the
+    density of a clipped action is not the Gaussian's. Noise is standard normal [B, A].
+
+    Example:
+
+    >>> import gymnasium, numpy as np
+    >>> gaussian = DiagonalGaussian(gymnasium.spaces.Box(-1.0, 1.0, (1,)))
+    >>> parameters = np.array([[3.0, 0.0]], "float32")
+    >>> float(gaussian.mode(parameters)[0, 0]), float(gaussian.to_env(gaussian.mode(parameters))[0, 0])
+    (3.0, 1.0)
+    """
+
+    def __init__(self, space):
+        self.low, self.high = space.low, space.high
+        self.action_shape, self.action_dtype = space.shape, tf.float32
+        self.state_dependent_size = self.noise_size = space.shape[0]
+        self.parameter_size = 2 * self.noise_size
+
+    def _mean_and_log_std(self, parameters):
+        mean, log_std = tf.split(parameters, 2, axis=-1)
+        return mean, tf.clip_by_value(log_std, *LOG_STD_RANGE)
+
+    def distribution(self, parameters):
+        """The TFP distribution over raw actions."""
+        mean, log_std = self._mean_and_log_std(parameters)
+        return tfd.MultivariateNormalDiag(mean, tf.exp(log_std))
+
+    def log_prob(self, parameters, actions):
+        """log π(u|s) [B] of raw actions u [B, A], summed over the A dimensions."""
+        return self.distribution(parameters).log_prob(actions)
+
+    def entropy(self, parameters):
+        """Entropy of the unclipped Gaussian, in nats, summed over dimensions, [B]."""
+        return self.distribution(parameters).entropy()
+
+    def kl_divergence(self, *, p, q):
+        """KL(p ‖ q) of two parameter matrices, summed over dimensions, [B]."""
+        return tfd.kl_divergence(self.distribution(p), self.distribution(q))
+
+    def draw_noise(self, rng, shape):
+        """Standard normal noise [*shape, A] from a NumPy generator."""
+        return rng.standard_normal((*shape, self.noise_size), dtype=np.float32)
+
+    def stateless_noise(self, seed, batch_size):
+        """Standard normal noise [batch_size, A], a function of `seed` [2]."""
+        return tf.random.stateless_normal((batch_size, self.noise_size), seed)
+
+    def sample(self, parameters, noise):
+        """Raw actions [B, A], mean + std · noise."""
+        mean, log_std = self._mean_and_log_std(parameters)
+        return mean + tf.exp(log_std) * noise
+
+    def mode(self, parameters):
+        """The mean [B, A]."""
+        return self._mean_and_log_std(parameters)[0]
+
+    def to_env(self, actions):
+        """Actions inside the bounds, [B, A], in the space's dtype."""
+        dtype = self.low.dtype
+        return tf.clip_by_value(tf.cast(actions, dtype), self.low, self.high)
+
+    def describe(self, parameters):
+        """Named tensors that describe the policy to whoever is served by it."""
+        mean, log_std = self._mean_and_log_std(parameters)
+        return {"mean": mean, "standard_deviation": tf.exp(log_std)}
+
+
+class SquashedGaussian(DiagonalGaussian):
+    """Actions of a bounded Box: a Gaussian u squashed by tanh and rescaled to the bounds.
+
+        a = centre + half_width · tanh(u),   log π(a) = log N(u) - Σ [log half_width + log(1 - tanh² u)]
+
+    Raw actions are the u: they are stored, so nothing is ever recovered by atanh, which overflows.
+    log(1 - tanh² u) = 2 (log 2 - u - softplus(-2u)) stays finite for every u. The entropy's
+    E[log(1 - tanh² u)] has no closed form; it is integrated by 64-point Gauss-Hermite quadrature.
+    The `mode` is the median, centre + half_width · tanh(mean).
+
+    Raises:
+        ValueError: a bound of the space is infinite.
+    """
+
+    def __init__(self, space):
+        super().__init__(space)
+        if not (np.all(np.isfinite(space.low)) and np.all(np.isfinite(space.high))):
+            raise ValueError(f"squash=True needs finite action bounds, received {space}.")
+        # Halved before they are added: the sum of two large bounds may overflow.
+        self.centre = (space.high / 2 + space.low / 2).astype(np.float32)
+        self.half_width = (space.high / 2 - space.low / 2).astype(np.float32)
+
+    def _log_slope(self, u):
+        """log |da/du|, one value a dimension."""
+        return tf.math.log(self.half_width) + 2.0 * (np.log(2.0) - u - tf.math.softplus(-2.0 * u))
+
+    def log_prob(self, parameters, actions):
+        """log-density [B] of the squashed action, at the raw actions u [B, A]."""
+        correction = tf.reduce_sum(self._log_slope(actions), axis=-1)
+        return super().log_prob(parameters, actions) - correction
+
+    def entropy(self, parameters):
+        """Entropy of the squashed action, in nats, summed over dimensions, [B]."""
+        mean, log_std = self._mean_and_log_std(parameters)
+        nodes, weights = _NODES.astype(np.float32), _WEIGHTS.astype(np.float32)
+        u = mean[..., None] + tf.exp(log_std)[..., None] * nodes
+        log_slope = 2.0 * (np.log(2.0) - u - tf.math.softplus(-2.0 * u))
+        expected = tf.reduce_sum(log_slope * weights, axis=-1) + np.log(self.half_width)
+        return super().entropy(parameters) + tf.reduce_sum(expected, axis=-1)
+
+    def to_env(self, actions):
+        """Actions strictly derived from tanh, inside the bounds, [B, A]."""
+        return super().to_env(self.centre + self.half_width * tf.tanh(actions))
+
+
+def for_action_space(space, squash=False):
+    """The action distribution of a space.
+
+    Args:
+        space: a Discrete space, or a Box of rank 1 with a floating dtype.
+        squash: for a Box, squash by tanh into the bounds instead of clipping to them.
+
+    Raises:
+        ValueError: no distribution exists for the space, or `squash` does not apply to it.
+    """
+    check_action_space(space)
+    if isinstance(space, gymnasium.spaces.Discrete):
+        if squash:
+            raise ValueError(f"squash=True applies to Box action spaces, received {space}.")
+        return Categorical(space)
+    return SquashedGaussian(space) if squash else DiagonalGaussian(space)

@@ -1,0 +1,135 @@
+"""Surrogate objectives, value losses and KL estimators: pure functions of rank-1 tensors.
+
+B rows of a (mini)batch. Every mean is over the rows where `mask` is True: Σ x m / Σ m.
+"""
+
+import tensorflow as tf
+
+# exp(20) is 5e8: far outside any trust region, far inside float32.
+MAX_LOG_RATIO = 20.0
+
+
+def _check_rank_one(**tensors):
+    """[B] against [B, 1] would broadcast to [B, B] without a word: refuse it."""
+    shapes = {name: tuple(x.shape) for name, x in tensors.items()}
+    if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
+        raise ValueError(f"Expected tensors of one shape [B], received {shapes}.")
+
+
+def masked_mean(x, mask):
+    """Mean of `x` [B] over the rows where `mask` [B] is True; 0 if there are none.
+
+    >>> import tensorflow as tf
+    >>> float(masked_mean(tf.constant([1.0, 3.0, 1e9]), tf.constant([True, True, False])))
+    2.0
+    """
+    _check_rank_one(x=x, mask=mask)
+    x = tf.where(mask, x, tf.zeros_like(x))
+    return tf.math.divide_no_nan(tf.reduce_sum(x), tf.reduce_sum(tf.cast(mask, x.dtype)))
+
+
+def probability_ratio(log_probs, old_log_probs):
+    """r = π(a|s) / π_old(a|s), and log r, with log r bounded to ±20 so that r stays finite.
+
+    Args:
+        log_probs: float [B], log π(a|s), summed over action dimensions.
+        old_log_probs: float [B], the same under the policy that collected; a constant.
+
+    Returns:
+        (r, log r), each float [B].
+    """
+    _check_rank_one(log_probs=log_probs, old_log_probs=old_log_probs)
+    log_ratio = tf.clip_by_value(
+        log_probs - tf.stop_gradient(old_log_probs), -MAX_LOG_RATIO, MAX_LOG_RATIO
+    )
+    return tf.exp(log_ratio), log_ratio
+
+
+def clipped_surrogate(ratio, advantages, clip_ratio, mask):
+    """PPO's pessimistic surrogate, as a loss (negated objective).
+
+        L = -E[ min(r Â, clip(r, 1-ε, 1+ε) Â) ]
+
+    Args:
+        ratio: float [B], r = π(a|s) / π_old(a|s).
+        advantages: float [B], Â; a constant.
+        clip_ratio: ε > 0.
+        mask: bool [B].
+
+    Returns:
+        Scalar loss. At r = 1 its gradient is minus the policy gradient E[Â ∇ log π].
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> ratio, advantages = tf.constant([1.5, 0.5]), tf.constant([1.0, -1.0])
+    >>> round(float(clipped_surrogate(ratio, advantages, 0.2, tf.constant([True, True]))), 6)
+    -0.2
+
+    Reference: Schulman et al., 2017, arXiv:1707.06347, eq. 7.
+    """
+    _check_rank_one(ratio=ratio, advantages=advantages, mask=mask)
+    advantages = tf.stop_gradient(advantages)
+    clipped_ratio = tf.clip_by_value(ratio, 1.0 - clip_ratio, 1.0 + clip_ratio)
+    return -masked_mean(tf.minimum(ratio * advantages, clipped_ratio * advantages), mask)
+
+
+def squared_error(values, targets, mask):
+    """Mean of (V(s) - target)², targets held constant. All arguments [B]."""
+    _check_rank_one(values=values, targets=targets, mask=mask)
+    return masked_mean(tf.square(values - tf.stop_gradient(targets)), mask)
+
+
+def clipped_squared_error(values, old_values, targets, value_clip, mask):
+    """Value loss that takes the worse of the new value and the new value kept near the old.
+
+        L = E[ max( (V - R)², (V_old + clip(V - V_old, ±c) - R)² ) ]
+
+    Args:
+        values, old_values, targets: float [B]; the last two constant.
+        value_clip: c > 0, in units of the return.
+        mask: bool [B].
+
+    Reference: the value clipping of OpenAI baselines' ppo2 (not in the paper).
+    """
+    _check_rank_one(values=values, old_values=old_values, targets=targets, mask=mask)
+    old_values, targets = tf.stop_gradient(old_values), tf.stop_gradient(targets)
+    near_values = old_values + tf.clip_by_value(values - old_values, -value_clip, value_clip)
+    return masked_mean(
+        tf.maximum(tf.square(values - targets), tf.square(near_values - targets)), mask
+    )
+
+
+def kl_k3(log_ratio):
+    """k3 estimate of KL(π_old ‖ π) from actions drawn by π_old.
+
+        k3 = (r - 1) - log r,   r = π(a|s) / π_old(a|s)
+
+    Args:
+        log_ratio: float [B], log r.
+
+    Returns:
+        float [B], ≥ 0 in each row; its mean over a ~ π_old is the KL divergence.
+
+    Reference: Schulman, 2020, "Approximating KL divergence".
+    """
+    return tf.math.expm1(log_ratio) - log_ratio
+
+
+def explained_variance(values, returns, mask):
+    """1 - Var[returns - values] / Var[returns]: 1 is a perfect critic, 0 a constant one.
+
+    Args:
+        values, returns: float [B].
+        mask: bool [B].
+
+    Returns:
+        Scalar; 0 where the returns do not vary.
+    """
+    _check_rank_one(values=values, returns=returns, mask=mask)
+
+    def variance(x):
+        return masked_mean(tf.square(x - masked_mean(x, mask)), mask)
+
+    unexplained, total = variance(returns - values), variance(returns)
+    return tf.where(total > 0, 1.0 - tf.math.divide_no_nan(unexplained, total), 0.0)

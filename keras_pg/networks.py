@@ -1,0 +1,196 @@
+"""Policy and value networks as Keras models."""
+
+import gymnasium
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_pg import distributions, spaces
+from keras_pg.normalization import ObservationNormalization
+
+register = keras.saving.register_keras_serializable("keras_pg")
+
+
+def mlp(units=(64, 64), activation="tanh", seed=None):
+    """A multilayer perceptron with orthogonal initialization of gain √2.
+
+    Args:
+        units: width of each hidden layer.
+        activation: any Keras activation.
+        seed: makes the initial weights reproducible.
+
+    Returns:
+        An unbuilt `keras.Sequential`, features [B, units[-1]] out.
+    """
+
+    def layer(i, width):
+        initializer = keras.initializers.Orthogonal(np.sqrt(2), seed=_nth_seed(seed, i))
+        return keras.layers.Dense(width, activation, kernel_initializer=initializer)
+
+    return keras.Sequential([layer(i, width) for i, width in enumerate(units)])
+
+
+def _nth_seed(seed, n):
+    """Independent seeds for the layers of one network; None stays None."""
+    return None if seed is None else int(np.random.SeedSequence([seed, n]).generate_state(1)[0] >> 1)
+
+
+class _Network(keras.Model):
+    """Observations of a space → float features: preprocessing, normalization, encoder."""
+
+    def __init__(self, observation_space, encoder, normalize_observations, seed, **kwargs):
+        super().__init__(**kwargs)
+        self.observation_space = spaces.from_config(observation_space)
+        spaces.check_observation_space(self.observation_space)
+        discrete = isinstance(self.observation_space, gymnasium.spaces.Discrete)
+        size = int(self.observation_space.n if discrete else self.observation_space.shape[0])
+        self.normalize_observations = normalize_observations
+        self.normalization = (
+            ObservationNormalization((size,)) if normalize_observations and not discrete else None
+        )
+        self.encoder = mlp(seed=seed) if encoder is None else encoder
+        # One symbolic call builds any kind of Keras model and tells the size of its features.
+        self.features_size = self.encoder(keras.Input((size,))).shape[-1]
+
+    def features(self, observations, training=False):
+        """Encoder output [B, F] for raw observations [B, ...] of the space."""
+        if isinstance(self.observation_space, gymnasium.spaces.Discrete):
+            start = int(self.observation_space.start)
+            x = tf.one_hot(tf.cast(observations, tf.int32) - start, int(self.observation_space.n))
+        else:
+            x = tf.cast(observations, tf.float32)
+        if self.normalization is not None:
+            x = self.normalization(x)
+        return self.encoder(x, training=training)
+
+    def update_normalization(self, observations, mask):
+        """Merges observations [B, ...] where `mask` [B] is True into the running statistics."""
+        if self.normalization is not None:
+            self.normalization.update(tf.cast(observations, tf.float32), mask)
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "observation_space": spaces.to_config(self.observation_space),
+            "encoder": keras.saving.serialize_keras_object(self.encoder),
+            "normalize_observations": self.normalize_observations,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        encoder = keras.saving.deserialize_keras_object(config.pop("encoder"))
+        return cls(encoder=encoder, **config)
+
+    def get_build_config(self):
+        # The spaces, not an input shape, build a network; the constructor has done it already.
+        return None
+
+
+@register
+class Actor(_Network):
+    """A stochastic policy π(a|s): observations → parameters of an action distribution.
+
+    Args:
+        observation_space: Gymnasium space; Box of rank 1, or Discrete (one-hot encoded).
+        action_space: Gymnasium space; Discrete (categorical) or Box of rank 1 (Gaussian).
+        encoder: any Keras model from float [B, size] to features [B, F]; default `mlp()`.
+        normalize_observations: normalize Box observations by running statistics.
+        squash: squash Gaussian actions by tanh into the bounds instead of clipping them.
+        log_std_init: initial log standard deviation of Gaussian actions.
+        seed: makes the initial weights reproducible.
+
+    Calling the actor returns the parameters, float [B, P]; `distribution` wraps them for TensorFlow
+    Probability; `action_distribution` holds log_prob, entropy, KL and sampling as functions of them.
+
+    Raises:
+        ValueError: a space is not supported.
+
+    Example:
+
+    >>> import gymnasium, numpy as np
+    >>> actor = Actor(gymnasium.spaces.Box(-1, 1, (3,)), gymnasium.spaces.Discrete(2), seed=0)
+    >>> actor.distribution(np.zeros((5, 3), "float32")).sample().shape
+    TensorShape([5])
+    """
+
+    def __init__(
+        self,
+        observation_space,
+        action_space,
+        encoder=None,
+        *,
+        normalize_observations=True,
+        squash=False,
+        log_std_init=0.0,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(observation_space, encoder, normalize_observations, seed, **kwargs)
+        self.action_space = spaces.from_config(action_space)
+        self.squash = squash
+        self.log_std_init = log_std_init
+        self.action_distribution = distributions.for_action_space(self.action_space, squash)
+        # A small last layer starts the policy near uniform, or centred, in every state.
+        self.head = keras.layers.Dense(
+            self.action_distribution.state_dependent_size,
+            kernel_initializer=keras.initializers.Orthogonal(0.01, seed=_nth_seed(seed, 1000)),
+        )
+        self.head.build((None, self.features_size))
+        free = self.action_distribution.parameter_size - self.head.units
+        self.log_std = (
+            self.add_weight(
+                name="log_std",
+                shape=(free,),
+                initializer=keras.initializers.Constant(log_std_init),
+            )
+            if free
+            else None
+        )
+        self.built = True
+
+    def call(self, observations, training=False):
+        parameters = self.head(self.features(observations, training))
+        if self.log_std is None:
+            return parameters
+        log_std = tf.zeros_like(parameters) + self.log_std
+        return tf.concat([parameters, log_std], axis=-1)
+
+    def distribution(self, observations):
+        """The TensorFlow Probability distribution over raw actions, batch shape [B]."""
+        return self.action_distribution.distribution(self(observations))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "action_space": spaces.to_config(self.action_space),
+            "squash": self.squash,
+            "log_std_init": self.log_std_init,
+        }
+
+
+@register
+class Critic(_Network):
+    """A state-value function V(s): observations → values [B].
+
+    Args:
+        observation_space: Gymnasium space; Box of rank 1, or Discrete (one-hot encoded).
+        encoder: any Keras model from float [B, size] to features [B, F]; default `mlp()`.
+        normalize_observations: normalize Box observations by running statistics.
+        seed: makes the initial weights reproducible.
+
+    Raises:
+        ValueError: the space is not supported.
+    """
+
+    def __init__(
+        self, observation_space, encoder=None, *, normalize_observations=True, seed=None, **kwargs
+    ):
+        super().__init__(observation_space, encoder, normalize_observations, seed, **kwargs)
+        self.head = keras.layers.Dense(
+            1, kernel_initializer=keras.initializers.Orthogonal(1.0, seed=_nth_seed(seed, 1000))
+        )
+        self.head.build((None, self.features_size))
+        self.built = True
+
+    def call(self, observations, training=False):
+        return tf.squeeze(self.head(self.features(observations, training)), axis=-1)

@@ -1,0 +1,25 @@
+"""Collecting rollouts: the data, the acting engines, and the collectors."""
+
+from keras_pg.rollouts.acting import engine_for
+from keras_pg.rollouts.vector_env import VectorEnvCollector, make_vector_env
+
+
+def collector_for(env, actor, *, num_steps, gamma):
+    """The collector of T = `num_steps` steps for an environment: the one place to look at its type.
+
+    Args:
+        env: a `gymnasium.vector.VectorEnv`.
+        actor: the policy that acts.
+        num_steps: T.
+        gamma: discount of `Rollout.discounted_returns`.
+    """
+    return VectorEnvCollector(
+        env,
+        engine_for(actor, env.num_envs),
+        actor.action_distribution,
+        num_steps=num_steps,
+        gamma=gamma,
+    )
+
+
+__all__ = ["collector_for", "make_vector_env"]

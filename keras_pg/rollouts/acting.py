@@ -1,0 +1,117 @@
+"""Engines that run a policy while Python steps the environments.
+
+What costs on this path is the call, not the arithmetic: a `tf.function` call takes hundreds of
+microseconds, a LiteRT invocation of the same small network some ten. So the actor is converted
+once, with its *weights as inputs*, and a new policy is loaded by setting those tensors.
+"""
+
+import logging
+
+import numpy as np
+import tensorflow as tf
+
+logger = logging.getLogger("keras_pg")
+
+
+def _actions(actor, parameters, noise):
+    """Raw and env-ready actions from the actor's parameters [N, P] and standard noise [N, K]."""
+    actions = actor.action_distribution.sample(parameters, noise)
+    return {"actions": actions, "env_actions": actor.action_distribution.to_env(actions)}
+
+
+def _input_specs(actor, num_envs):
+    space = actor.observation_space
+    observations = tf.TensorSpec((num_envs, *space.shape), space.dtype, name="observations")
+    noise_size = actor.action_distribution.noise_size
+    return observations, tf.TensorSpec((num_envs, noise_size), tf.float32, name="noise")
+
+
+class LiteRTEngine:
+    """Acts through a LiteRT interpreter; raises whatever the conversion raises."""
+
+    def __init__(self, actor, num_envs):
+        from ai_edge_litert.interpreter import Interpreter
+
+        trainable, fixed = actor.trainable_variables, actor.non_trainable_variables
+        variables = {f"w{i}": variable for i, variable in enumerate([*trainable, *fixed])}
+
+        def act(weights, observations, noise):
+            values = list(weights.values())
+            parameters, _ = actor.stateless_call(
+                values[: len(trainable)], values[len(trainable) :], observations
+            )
+            return _actions(actor, parameters, noise)
+
+        weight_specs = {k: tf.TensorSpec(v.shape, v.dtype, name=k) for k, v in variables.items()}
+        function = tf.function(act).get_concrete_function(
+            weight_specs, *_input_specs(actor, num_envs)
+        )
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
+        self._interpreter = Interpreter(model_content=converter.convert(), num_threads=1)
+        self._interpreter.allocate_tensors()
+        signature = self._interpreter.get_signature_runner()
+        inputs = {k: detail["index"] for k, detail in signature.get_input_details().items()}
+        outputs = {k: detail["index"] for k, detail in signature.get_output_details().items()}
+        self._observations, self._noise = inputs["observations"], inputs["noise"]
+        self._actions, self._env_actions = outputs["actions"], outputs["env_actions"]
+
+        # Weights that acting does not need (the normalizer's float64 sums) are never copied. The rest
+        # is read in one call, as one vector: each further call would cost more than the copying.
+        needed = {tensor.op.name for tensor in function.inputs if tensor.consumers()}
+        used = {k: variable for k, variable in variables.items() if k in needed}
+        self._weight_inputs = [inputs[k] for k in used]
+        self._weight_shapes = [tuple(variable.shape) for variable in used.values()]
+        self._splits = np.cumsum([int(np.prod(shape)) for shape in self._weight_shapes])[:-1]
+        self._read_weights = tf.function(
+            lambda: tf.concat([tf.reshape(v.value, [-1]) for v in used.values()], axis=0),
+            autograph=False,
+        )
+
+    def load_weights(self):
+        """Copies the actor's current weights into the interpreter."""
+        values = np.split(self._read_weights().numpy(), self._splits)
+        for index, shape, value in zip(self._weight_inputs, self._weight_shapes, values):
+            self._interpreter.set_tensor(index, value.reshape(shape))
+
+    def __call__(self, observations, noise):
+        """(raw actions, env-ready actions) of the loaded weights, as NumPy arrays."""
+        interpreter = self._interpreter
+        interpreter.set_tensor(self._observations, observations)
+        interpreter.set_tensor(self._noise, noise)
+        interpreter.invoke()
+        return interpreter.get_tensor(self._actions), interpreter.get_tensor(self._env_actions)
+
+
+class CompiledEngine:
+    """Acts through a compiled TensorFlow function: any actor, at some hundred microseconds a call."""
+
+    def __init__(self, actor, num_envs):
+        self._function = tf.function(
+            lambda observations, noise: _actions(actor, actor(observations), noise),
+            input_signature=_input_specs(actor, num_envs),
+            autograph=False,
+        )
+
+    def load_weights(self):
+        """Nothing to do: the function reads the actor's own variables."""
+
+    def __call__(self, observations, noise):
+        """(raw actions, env-ready actions) of the actor's weights, as NumPy arrays."""
+        outputs = self._function(observations, noise)
+        return outputs["actions"].numpy(), outputs["env_actions"].numpy()
+
+
+def engine_for(actor, num_envs):
+    """LiteRT where it can convert the actor, otherwise a compiled TensorFlow function.
+
+    The fallback is said once in the log, with the reason.
+    """
+    try:
+        return LiteRTEngine(actor, num_envs)
+    except Exception as error:  # The converter raises many kinds; each means the same here.
+        logger.warning(
+            "LiteRT cannot run this actor; acting through a compiled TensorFlow function instead, "
+            "which is slower. The reason: %s",
+            error,
+        )
+        return CompiledEngine(actor, num_envs)

@@ -1,0 +1,220 @@
+"""Collects rollouts from Gymnasium vector environments, in any of the three autoreset modes."""
+
+import warnings
+
+import gymnasium
+import numpy as np
+import tensorflow as tf
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+
+from keras_pg.rollouts.rollout import Rollout
+
+def make_vector_env(env, num_envs=None, vectorization="sync"):
+    """A `gymnasium.vector.VectorEnv` from whatever a user calls an environment.
+
+    Args:
+        env: an environment id, a `gymnasium.Env`, a factory returning one, or a vector environment.
+        num_envs: how many copies to make of an id or a factory; default 8. An environment that
+            is given as an object cannot be copied, so there it must be None or its own number.
+        vectorization: "sync" steps the copies one after the other, "async" each in a process.
+
+    Returns:
+        (vector environment, whether it was made here and is ours to close).
+
+    Raises:
+        ValueError: an argument has no meaning for this environment.
+        TypeError: `env` is none of the above.
+    """
+    if vectorization not in ("sync", "async"):
+        raise ValueError(f'vectorization must be "sync" or "async", received {vectorization!r}.')
+    if isinstance(env, VectorEnv):
+        if num_envs not in (None, env.num_envs):
+            raise ValueError(
+                f"num_envs={num_envs}, but the vector environment has {env.num_envs}. "
+                "Leave num_envs out, or give an id or a factory."
+            )
+        return env, False
+    if isinstance(env, gymnasium.Env):
+        if num_envs not in (None, 1) or vectorization != "sync":
+            raise ValueError(
+                f"num_envs={num_envs}, vectorization={vectorization!r}: a single environment "
+                "object cannot be copied. Give an id, or a factory such as `lambda: make_env()`."
+            )
+        factories, ours = [lambda: env], False
+    elif isinstance(env, str):
+        factories = [lambda: gymnasium.make(env, disable_env_checker=True)] * (num_envs or 8)
+        ours = True
+    elif callable(env):
+        factories, ours = [env] * (num_envs or 8), True
+    else:
+        raise TypeError(
+            "An environment is an id, a gymnasium.Env, a factory or a gymnasium.vector.VectorEnv, "
+            f"received {env!r}."
+        )
+    if len(factories) < 1:
+        raise ValueError(f"num_envs must be at least 1, received {num_envs}.")
+    if vectorization == "async":
+        return AsyncVectorEnv(factories, autoreset_mode=AutoresetMode.SAME_STEP), ours
+    # copy=False: the collector copies each observation once, into the rollout.
+    return SyncVectorEnv(factories, autoreset_mode=AutoresetMode.SAME_STEP, copy=False), ours
+
+
+def _autoreset_mode(env):
+    mode = env.metadata.get("autoreset_mode")
+    if mode is None:
+        warnings.warn(
+            f"{env} does not say in metadata['autoreset_mode'] when it resets itself; "
+            "assuming Gymnasium's default, NEXT_STEP.",
+            stacklevel=2,
+        )
+        return AutoresetMode.NEXT_STEP
+    return AutoresetMode(mode)
+
+
+class VectorEnvCollector:
+    """Steps a vector environment with a policy and returns `Rollout`s.
+
+    Environments keep their state between rollouts: an episode may span several.
+
+    Args:
+        env: a `gymnasium.vector.VectorEnv`.
+        engine: acting engine for `env.num_envs` observations, see `rollouts.acting`.
+        action_distribution: the actor's, for its noise and the shape of its actions.
+        num_steps: T, steps of each environment in a rollout.
+        gamma: discount of `Rollout.discounted_returns`.
+    """
+
+    def __init__(self, env, engine, action_distribution, *, num_steps, gamma):
+        self.env = env
+        self.engine = engine
+        self.action_distribution = action_distribution
+        self.num_steps = num_steps
+        self.gamma = gamma
+        self._mode = _autoreset_mode(env)
+        self._action_dtype = env.single_action_space.dtype
+        self._steps = 0
+
+    def signature(self):
+        """The `tf.TensorSpec`s of a rollout."""
+        leading = (self.num_steps, self.env.num_envs)
+        space, distribution = self.env.single_observation_space, self.action_distribution
+        observations = tf.TensorSpec((*leading, *space.shape), space.dtype)
+        actions = tf.TensorSpec((*leading, *distribution.action_shape), distribution.action_dtype)
+        flag, number = tf.TensorSpec(leading, tf.bool), tf.TensorSpec(leading, tf.float32)
+        return Rollout(
+            observations=observations,
+            actions=actions,
+            rewards=number,
+            terminated=flag,
+            truncated=flag,
+            valid=flag,
+            timesteps=tf.TensorSpec(leading, tf.int32),
+            next_observations=observations,
+            episode_returns=number,
+            discounted_returns=number,
+        )
+
+    def reset(self, seed):
+        """Starts new episodes; environment i is seeded with `seed + i`."""
+        n = self.env.num_envs
+        self._observations, _ = self.env.reset(seed=[seed + i for i in range(n)])
+        self._just_ended = np.zeros(n, bool)
+        self._timesteps = np.zeros(n, np.int32)
+        self._episode_returns = np.zeros(n, np.float64)
+        self._discounted_returns = np.zeros(n, np.float64)
+
+    def collect(self, rng=None):
+        """The next T steps under the actor's current weights.
+
+        Args:
+            rng: a `numpy.random.Generator` for the actions' noise; None acts deterministically.
+
+        Raises:
+            FloatingPointError: an observation or reward is NaN or infinite. The message names the
+                field, the environment's index and the step.
+        """
+        self.engine.load_weights()
+        T, n = self.num_steps, self.env.num_envs
+        distribution = self.action_distribution
+        noise = (
+            np.zeros((T, n, distribution.noise_size), np.float32)
+            if rng is None
+            else distribution.draw_noise(rng, (T, n))
+        )
+        rollout = Rollout(
+            *(np.empty(spec.shape, spec.dtype.as_numpy_dtype) for spec in self.signature())
+        )
+        rollout.valid[:] = True
+        for t in range(T):
+            try:
+                self._step(rollout, t, noise[t])
+            except Exception:
+                # A NaN the environment choked on is the better explanation.
+                self._check_finite(rollout, t)
+                raise
+        self._check_finite(rollout, T)
+        self._steps += T
+        return rollout
+
+    def _step(self, rollout, t, noise):
+        rollout.observations[t] = self._observations
+        actions, env_actions = self.engine(rollout.observations[t], noise)
+        observations, rewards, terminated, truncated, info = self.env.step(
+            env_actions.astype(self._action_dtype, copy=False)
+        )
+        rollout.actions[t] = actions
+        rollout.rewards[t] = rewards
+        rollout.terminated[t] = terminated
+        rollout.truncated[t] = truncated
+        rollout.next_observations[t] = observations
+        rollout.timesteps[t] = self._timesteps
+        self._episode_returns += rewards
+        self._discounted_returns *= self.gamma
+        self._discounted_returns += rewards
+        rollout.episode_returns[t] = self._episode_returns
+        rollout.discounted_returns[t] = self._discounted_returns
+        self._timesteps += 1
+        self._observations = observations
+
+        if self._mode is AutoresetMode.NEXT_STEP:
+            # This step only reset the environments whose episode ended in the one before.
+            rollout.valid[t] = ~self._just_ended
+            self._restart(self._just_ended)
+        ended = terminated | truncated
+        self._just_ended = ended
+        if not ended.any():
+            return
+        if self._mode is AutoresetMode.SAME_STEP:
+            for i in np.flatnonzero(ended):
+                rollout.next_observations[t, i] = info["final_obs"][i]
+        elif self._mode is AutoresetMode.DISABLED:
+            # A fresh dict: Gymnasium takes the mask out of the one it is given.
+            self._observations, _ = self.env.reset(options={"reset_mask": ended.copy()})
+        if self._mode is not AutoresetMode.NEXT_STEP:
+            self._restart(ended)
+
+    def _restart(self, mask):
+        """Episode counters of the environments in `mask` start again."""
+        if mask.any():
+            self._timesteps[mask] = 0
+            self._episode_returns[mask] = 0.0
+            self._discounted_returns[mask] = 0.0
+
+    def _check_finite(self, rollout, steps):
+        fields = {
+            "reward": rollout.rewards,
+            "observation": rollout.observations,
+            "next observation": rollout.next_observations,
+        }
+        for name, array in fields.items():
+            if not np.issubdtype(array.dtype, np.floating):
+                continue
+            finite = np.isfinite(array[:steps])
+            if not finite.all():
+                t, i, *index = np.argwhere(~finite)[0]
+                raise FloatingPointError(
+                    f"The environment gave a {name} that is not finite: "
+                    f"{array[(t, i, *index)]} from environment {i} at step {self._steps + t} "
+                    f"since the start{f', index {tuple(map(int, index))}' if index else ''}. "
+                    "Nothing was learnt from this rollout."
+                )

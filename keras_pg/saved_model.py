@@ -1,0 +1,1 @@
+def export(*a, **k): raise SystemExit

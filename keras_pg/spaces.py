@@ -1,0 +1,92 @@
+"""Gymnasium spaces: what is supported, how they are written down, how they are compared."""
+
+import gymnasium
+import numpy as np
+
+
+def check_observation_space(space):
+    """Returns `space` if an encoder exists for it, otherwise raises a `ValueError` naming it."""
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return space
+    if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1:
+        return space
+    raise ValueError(
+        f"Unsupported observation space: {space}. Supported are Box spaces of rank 1 and "
+        "Discrete spaces. Wrap the environment, for example with "
+        "`gymnasium.wrappers.FlattenObservation`."
+    )
+
+
+def check_action_space(space):
+    """Returns `space` if a distribution exists for it, otherwise raises a `ValueError` naming it."""
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return space
+    if (
+        isinstance(space, gymnasium.spaces.Box)
+        and len(space.shape) == 1
+        and np.issubdtype(space.dtype, np.floating)
+    ):
+        return space
+    raise ValueError(
+        f"Unsupported action space: {space}. Supported are Discrete spaces and Box spaces of "
+        "rank 1 with a floating dtype."
+    )
+
+
+def check_same_spaces(built, given):
+    """Raises a `ValueError` that shows both pairs of spaces when they differ.
+
+    Args:
+        built: (observation space, action space) the agent was built for.
+        given: (observation space, action space) of the environment.
+    """
+    if tuple(built) != tuple(given):
+        raise ValueError(
+            "The environment's spaces differ from those the agent was built for.\n"
+            f"  agent:       observations {built[0]}, actions {built[1]}\n"
+            f"  environment: observations {given[0]}, actions {given[1]}\n"
+            "Make a new agent for this environment, or wrap it so that its spaces match."
+        )
+
+
+def to_config(space):
+    """Writes a space as a JSON-serializable dict; `from_config` reads it back.
+
+    Example:
+
+    >>> import gymnasium
+    >>> space = gymnasium.spaces.Discrete(3, start=1)
+    >>> to_config(space)
+    {'type': 'Discrete', 'n': 3, 'start': 1}
+    >>> from_config(to_config(space)) == space
+    True
+    """
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+    if isinstance(space, gymnasium.spaces.Box):
+        # Infinite bounds are written as text: JSON has no infinity.
+        low, high = (
+            [repr(float(bound)) for bound in np.ravel(side)] for side in (space.low, space.high)
+        )
+        return {
+            "type": "Box",
+            "low": low,
+            "high": high,
+            "shape": list(space.shape),
+            "dtype": str(space.dtype),
+        }
+    raise ValueError(f"Unsupported space: {space}.")
+
+
+def from_config(config):
+    """Inverse of `to_config`. A space is returned as it is."""
+    if isinstance(config, gymnasium.Space):
+        return config
+    if config["type"] == "Discrete":
+        return gymnasium.spaces.Discrete(config["n"], start=config["start"])
+    dtype = np.dtype(config["dtype"])
+    low, high = (
+        np.array([float(bound) for bound in config[side]]).astype(dtype).reshape(config["shape"])
+        for side in ("low", "high")
+    )
+    return gymnasium.spaces.Box(low, high, dtype=dtype)
