@@ -8,10 +8,9 @@ if _keras.backend.backend() != "tensorflow":
         'environment variable KERAS_BACKEND to "tensorflow" before Keras is imported.'
     )
 
+from keras_pg._version import __version__
 from keras_pg.agents import PPO, Agent
 from keras_pg.networks import Actor, Critic, mlp
 from keras_pg.rollouts.rollout import Rollout
 
-__version__ = "0.1.0"
-
-__all__ = ["PPO", "Actor", "Agent", "Critic", "Rollout", "mlp"]
+__all__ = ["PPO", "Actor", "Agent", "Critic", "Rollout", "__version__", "mlp"]

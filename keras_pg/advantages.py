@@ -88,7 +88,5 @@ def normalize(advantages, mask):
     infinity = tf.constant(float("inf"), advantages.dtype)
     largest = tf.reduce_max(tf.where(mask, advantages, -infinity))
     smallest = tf.reduce_min(tf.where(mask, advantages, infinity))
-    normalized = tf.where(
-        largest > smallest, centred / (std + 1e-8), tf.zeros_like(advantages)
-    )
+    normalized = tf.where(largest > smallest, centred / (std + 1e-8), tf.zeros_like(advantages))
     return tf.where(count > 1.0, normalized, advantages)

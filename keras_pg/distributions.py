@@ -33,7 +33,6 @@ class Categorical:
     Noise is standard Gumbel [B, n]: argmax(logits + noise) is an exact sample.
 
     Example:
-
     >>> import gymnasium, numpy as np
     >>> categorical = Categorical(gymnasium.spaces.Discrete(2, start=10))
     >>> logits = np.log(np.array([[0.25, 0.75]], "float32"))
@@ -53,7 +52,7 @@ class Categorical:
         return tfd.Categorical(logits=parameters)
 
     def log_prob(self, parameters, actions):
-        """log π(a|s) [B] of raw actions [B]."""
+        """Log π(a|s) [B] of raw actions [B]."""
         return self.distribution(parameters).log_prob(actions)
 
     def entropy(self, parameters):
@@ -100,7 +99,6 @@ class DiagonalGaussian:
     density of a clipped action is not the Gaussian's. Noise is standard normal [B, A].
 
     Example:
-
     >>> import gymnasium, numpy as np
     >>> gaussian = DiagonalGaussian(gymnasium.spaces.Box(-1.0, 1.0, (1,)))
     >>> parameters = np.array([[3.0, 0.0]], "float32")
@@ -124,7 +122,7 @@ class DiagonalGaussian:
         return tfd.MultivariateNormalDiag(mean, tf.exp(log_std))
 
     def log_prob(self, parameters, actions):
-        """log π(u|s) [B] of raw actions u [B, A], summed over the A dimensions."""
+        """Log π(u|s) [B] of raw actions u [B, A], summed over the A dimensions."""
         return self.distribution(parameters).log_prob(actions)
 
     def entropy(self, parameters):
@@ -186,7 +184,7 @@ class SquashedGaussian(DiagonalGaussian):
         self.half_width = (space.high / 2 - space.low / 2).astype(np.float32)
 
     def _log_slope(self, u):
-        """log |da/du|, one value a dimension."""
+        """Log |da/du|, one value a dimension."""
         return tf.math.log(self.half_width) + 2.0 * (np.log(2.0) - u - tf.math.softplus(-2.0 * u))
 
     def log_prob(self, parameters, actions):
@@ -204,8 +202,13 @@ class SquashedGaussian(DiagonalGaussian):
         return super().entropy(parameters) + tf.reduce_sum(expected, axis=-1)
 
     def to_env(self, actions):
-        """Actions strictly derived from tanh, inside the bounds, [B, A]."""
+        """Centre + half_width · tanh(u), [B, A], in the space's dtype."""
         return super().to_env(self.centre + self.half_width * tf.tanh(actions))
+
+    def describe(self, parameters):
+        """Named tensors that describe the Gaussian before squashing."""
+        described = super().describe(parameters)
+        return {f"unsquashed_{name}": tensor for name, tensor in described.items()}
 
 
 def for_action_space(space, squash=False):

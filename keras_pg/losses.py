@@ -29,7 +29,7 @@ def masked_mean(x, mask):
 
 
 def probability_ratio(log_probs, old_log_probs):
-    """r = π(a|s) / π_old(a|s), and log r, with log r bounded to ±20 so that r stays finite.
+    """R = π(a|s) / π_old(a|s), and log r, with log r bounded to ±20 so that r stays finite.
 
     Args:
         log_probs: float [B], log π(a|s), summed over action dimensions.
@@ -60,7 +60,6 @@ def clipped_surrogate(ratio, advantages, clip_ratio, mask):
         Scalar loss. At r = 1 its gradient is minus the policy gradient E[Â ∇ log π].
 
     Example:
-
     >>> import tensorflow as tf
     >>> ratio, advantages = tf.constant([1.5, 0.5]), tf.constant([1.0, -1.0])
     >>> round(float(clipped_surrogate(ratio, advantages, 0.2, tf.constant([True, True]))), 6)

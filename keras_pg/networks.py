@@ -32,7 +32,9 @@ def mlp(units=(64, 64), activation="tanh", seed=None):
 
 def _nth_seed(seed, n):
     """Independent seeds for the layers of one network; None stays None."""
-    return None if seed is None else int(np.random.SeedSequence([seed, n]).generate_state(1)[0] >> 1)
+    return (
+        None if seed is None else int(np.random.SeedSequence([seed, n]).generate_state(1)[0] >> 1)
+    )
 
 
 class _Network(keras.Model):
@@ -106,7 +108,6 @@ class Actor(_Network):
         ValueError: a space is not supported.
 
     Example:
-
     >>> import gymnasium, numpy as np
     >>> actor = Actor(gymnasium.spaces.Box(-1, 1, (3,)), gymnasium.spaces.Discrete(2), seed=0)
     >>> actor.distribution(np.zeros((5, 3), "float32")).sample().shape

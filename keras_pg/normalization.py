@@ -69,7 +69,6 @@ class ObservationNormalization(_RunningMoments):
         epsilon: added to the variance.
 
     Example:
-
     >>> import numpy as np
     >>> layer = ObservationNormalization((1,))
     >>> layer.update(np.array([[1.0], [3.0]]), np.array([True, True]))
@@ -87,7 +86,9 @@ class ObservationNormalization(_RunningMoments):
         self.offset, self.offset_remainder, self.scale = (
             self.add_weight(name=name, shape=self.shape, initializer=initial, trainable=False)
             for name, initial in (
-                ("offset", "zeros"), ("offset_remainder", "zeros"), ("scale", "ones")
+                ("offset", "zeros"),
+                ("offset_remainder", "zeros"),
+                ("scale", "ones"),
             )
         )
 

@@ -1,1 +1,315 @@
-def export(*a, **k): raise SystemExit
+"""Policies as artefacts: raw observations in, env-ready actions out, nothing of keras_pg needed to run.
+
+`export(agent, base)` writes `base/1`, then `base/2`, …: the layout TensorFlow Serving polls. A version
+is written under a temporary name and renamed once, so a server sees all of it or nothing. In a version:
+
+    saved_model.pb, variables/             the policy (format "saved_model")
+    policy.tflite                          the policy (format "litert")
+    assets.extra/golden.npz                observations with the actions the agent gave, for `verify`
+    assets.extra/tf_serving_warmup_requests   what TensorFlow Serving runs before it takes requests
+    assets.extra/policy.json               spaces, algorithm, training steps, library versions
+
+Signatures, every tensor with a leading batch dimension:
+
+    serving_default: observation → action (the mode), and what describes it
+                     (probabilities, or mean and standard_deviation)
+    sample:          observation, seed int32 [B, 2] → action, log_prob; each row is a function of
+                     its own observation and seed
+    value:           observation → value, if asked for
+
+LiteRT has no seeded random operations; its artefact has `serving_default` and `value` only.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_pg import spaces
+
+GOLDEN = "assets.extra/golden.npz"
+WARMUP = "assets.extra/tf_serving_warmup_requests"
+DESCRIPTION = "assets.extra/policy.json"
+WARMUP_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+
+
+def export(agent, base, *, format="saved_model", value=False):
+    """Writes the agent's policy as the next version under `base`.
+
+    Args:
+        agent: a built agent.
+        base: directory of the versions; made if need be.
+        format: "saved_model" for TensorFlow Serving, "litert" for devices.
+        value: include the critic, as signature `value`.
+
+    Returns:
+        `pathlib.Path` of the new version directory.
+
+    Raises:
+        ValueError: unknown format.
+        NotADirectoryError: `base` is a file.
+        RuntimeError: the written policy does not give the agent's actions. Nothing is left behind.
+    """
+    if format not in ("saved_model", "litert"):
+        raise ValueError(f'format must be "saved_model" or "litert", received {format!r}.')
+    base = pathlib.Path(base)
+    if base.exists() and not base.is_dir():
+        raise NotADirectoryError(
+            f"Cannot export to {base}: it is a file. Give a directory; versions are written below it."
+        )
+    base.mkdir(parents=True, exist_ok=True)
+    # Not an integer, so no server takes it for a version; in `base`, so the rename is atomic.
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=base))
+    try:
+        _write(agent, temporary, format, value)
+        report = verify(temporary)
+        if not report["equal"]:
+            raise RuntimeError(f"The exported policy differs from the agent: {report}.")
+        _flush_to_disk(temporary)
+        temporary.chmod(0o755)
+        return _publish(temporary, base)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _publish(temporary, base):
+    """Renames to the next free version number."""
+    while True:
+        version = base / str(max([0, *versions(base)]) + 1)
+        try:
+            os.rename(temporary, version)
+            return version
+        except OSError:
+            # Somebody else has just taken that number.
+            if not version.exists():
+                raise
+
+
+def versions(base):
+    """The version numbers under a base directory, ascending."""
+    names = (path.name for path in pathlib.Path(base).iterdir() if path.is_dir())
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+
+
+def _flush_to_disk(directory):
+    for path in [*directory.rglob("*"), directory]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+# ------------------------------------------------------------------------------------- writing
+
+
+def _write(agent, directory, format, value):
+    module = _Policy(agent, value)
+    if format == "saved_model":
+        tf.saved_model.save(module, str(directory), signatures=module.endpoints)
+    else:
+        (directory / "policy.tflite").write_bytes(_litert(module))
+    (directory / "assets.extra").mkdir(exist_ok=True)
+    if format == "saved_model":
+        _write_warmup(module, directory / WARMUP)
+    observations = _example_observations(agent.actor.observation_space, 64)
+    outputs = agent.described_actions(observations)
+    np.savez(
+        directory / GOLDEN,
+        observation=observations,
+        **{f"output_{name}": tensor.numpy() for name, tensor in outputs.items()},
+    )
+    (directory / DESCRIPTION).write_text(json.dumps(_description(agent), indent=2) + "\n")
+
+
+class _Policy(tf.Module):
+    """The signatures of an agent, with no variable but those they read."""
+
+    def __init__(self, agent, value):
+        super().__init__(name="policy")
+        actor, critic = agent.actor, agent.critic
+        distribution, space = actor.action_distribution, actor.observation_space
+        observation = tf.TensorSpec((None, *space.shape), space.dtype, name="observation")
+        seeds = tf.TensorSpec((None, 2), tf.int32, name="seed")
+
+        def serve(observation):
+            # The server checks no shapes, and a wrong one may broadcast without an error.
+            observation = tf.ensure_shape(observation, (None, *space.shape))
+            return agent.described_actions(observation)
+
+        def sample(observation, seed):
+            observation = tf.ensure_shape(observation, (None, *space.shape))
+            seed = tf.ensure_shape(seed, (None, 2))
+            # Row by row: a row's noise must not depend on what else is in the batch.
+            noise = tf.map_fn(
+                lambda row: distribution.stateless_noise(row, 1)[0],
+                seed,
+                fn_output_signature=tf.TensorSpec((distribution.noise_size,), tf.float32),
+            )
+            parameters = actor(observation)
+            actions = distribution.sample(parameters, noise)
+            return {
+                "action": distribution.to_env(actions),
+                "log_prob": distribution.log_prob(parameters, actions),
+            }
+
+        def estimate(observation):
+            return {"value": critic(tf.ensure_shape(observation, (None, *space.shape)))}
+
+        # Never jit-compiled: TensorFlow Serving disables XLA and would fail every request.
+        def trace(function, *specs):
+            return tf.function(function, autograph=False).get_concrete_function(*specs)
+
+        self.endpoints = {
+            "serving_default": trace(serve, observation),
+            "sample": trace(sample, observation, seeds),
+        }
+        if value:
+            self.endpoints["value"] = trace(estimate, observation)
+        read = {id(v) for function in self.endpoints.values() for v in function.variables}
+        self.read_variables = [
+            v.value for v in [*actor.variables, *critic.variables] if id(v.value) in read
+        ]
+
+
+def _litert(module):
+    """The LiteRT flatbuffer of the signatures LiteRT can run."""
+    with tempfile.TemporaryDirectory() as directory:
+        signatures = {k: f for k, f in module.endpoints.items() if k != "sample"}
+        tf.saved_model.save(module, directory, signatures=signatures)
+        converter = tf.lite.TFLiteConverter.from_saved_model(
+            directory, signature_keys=list(signatures)
+        )
+        return converter.convert()
+
+
+def _example_observations(space, count):
+    """Raw observations to compare on, the same for the same space."""
+    space.seed(0)
+    observations = np.stack([space.sample() for _ in range(count)])
+    if np.issubdtype(observations.dtype, np.floating):
+        # Some spaces are bounded by the largest float; a sum of such numbers is infinite.
+        observations = np.clip(observations, -1e3, 1e3)
+    return observations.astype(space.dtype)
+
+
+def _description(agent):
+    actor = agent.actor
+    return {
+        "algorithm": type(agent).__name__,
+        "observation_space": spaces.to_config(actor.observation_space),
+        "action_space": spaces.to_config(actor.action_space),
+        "iterations": int(agent.iteration.numpy()),
+        "env_steps": int(agent.env_steps.numpy()),
+        "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
+    }
+
+
+# ------------------------------------------------------------------------------------- warm-up
+
+
+def _write_warmup(module, path):
+    """A TFRecord of `tensorflow.serving.PredictionLog`, one for each signature and batch size.
+
+    Encoded by hand, since the package that has these messages would be needed for nothing else.
+    Field numbers are those of tensorflow_serving/apis/{prediction_log,predict,model}.proto.
+    """
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for name, function in module.endpoints.items():
+            specs = function.structured_input_signature[0]
+            for batch_size in WARMUP_BATCH_SIZES:
+                inputs = b"".join(
+                    _message(2, _message(1, spec.name.encode()) + _message(2, tensor))
+                    for spec in specs
+                    for tensor in [_zeros(spec, batch_size)]
+                )
+                model_spec = _message(1, _message(1, b"policy") + _message(3, name.encode()))
+                predict_request = model_spec + inputs
+                # PredictionLog.predict_log = 6, PredictLog.request = 1
+                writer.write(_message(6, _message(1, predict_request)))
+
+
+def _zeros(spec, batch_size):
+    shape = [batch_size, *spec.shape[1:]]
+    return tf.make_tensor_proto(np.zeros(shape, spec.dtype.as_numpy_dtype)).SerializeToString()
+
+
+def _message(field, payload):
+    """A length-delimited protobuf field."""
+    return _varint(field << 3 | 2) + _varint(len(payload)) + payload
+
+
+def _varint(number):
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*encoded, number])
+
+
+# ------------------------------------------------------------------------------------ verifying
+
+
+def verify(directory, tolerance=1e-5):
+    """Replays the golden observations of an artefact and compares its answers with the agent's.
+
+    Args:
+        directory: a version directory, or a base directory, whose newest version is taken.
+        tolerance: greatest absolute difference, plus that share of the value, that counts as equal.
+
+    Returns:
+        {"directory", "rows", "max_difference": {output: float}, "equal": bool}.
+
+    Raises:
+        FileNotFoundError: there is no artefact.
+    """
+    directory = pathlib.Path(directory)
+    if directory.is_dir() and not (directory / GOLDEN).exists() and versions(directory):
+        directory = directory / str(versions(directory)[-1])
+    if not (directory / GOLDEN).exists():
+        raise FileNotFoundError(
+            f"No exported policy in {directory}: neither {GOLDEN} nor a version directory."
+        )
+    with np.load(directory / GOLDEN) as golden:
+        expected = {k.removeprefix("output_"): golden[k] for k in golden if k != "observation"}
+        observations = golden["observation"]
+    outputs = _runner(directory)(observations)
+    differences = {
+        name: float(np.max(np.abs(outputs[name].astype(np.float64) - values)))
+        for name, values in expected.items()
+    }
+    equal = all(
+        np.allclose(outputs[name], values, rtol=tolerance, atol=tolerance)
+        for name, values in expected.items()
+    )
+    return {
+        "directory": str(directory),
+        "rows": len(observations),
+        "max_difference": differences,
+        "equal": equal,
+    }
+
+
+def _runner(directory):
+    """A function from observations to the outputs of `serving_default`, as NumPy arrays."""
+    if (directory / "policy.tflite").exists():
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(str(directory / "policy.tflite"))
+        signature = interpreter.get_signature_runner("serving_default")
+        return lambda observations: signature(observation=observations)
+    loaded = tf.saved_model.load(str(directory))
+    function = loaded.signatures["serving_default"]
+
+    def run(observations):
+        # `loaded` is named here to keep it, and with it the variables, alive.
+        assert loaded is not None
+        outputs = function(observation=tf.constant(observations))
+        return {name: tensor.numpy() for name, tensor in outputs.items()}
+
+    return run

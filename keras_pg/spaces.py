@@ -53,7 +53,6 @@ def to_config(space):
     """Writes a space as a JSON-serializable dict; `from_config` reads it back.
 
     Example:
-
     >>> import gymnasium
     >>> space = gymnasium.spaces.Discrete(3, start=1)
     >>> to_config(space)

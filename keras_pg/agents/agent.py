@@ -1,6 +1,7 @@
 """What every agent is: a Keras model that is fitted to an environment. Knows no algorithm."""
 
 import contextlib
+import functools
 import math
 import random
 
@@ -16,7 +17,6 @@ from keras_pg.normalization import RewardScaling
 from keras_pg.rollouts import collector_for, make_vector_env
 from keras_pg.rollouts.dataset import OnDemandDataset
 from keras_pg.rollouts.evaluation import Episodes, play_episodes
-from keras_pg.rollouts.rollout import Rollout
 
 
 class Hyperparameter:
@@ -70,7 +70,11 @@ def check_range(name, value, low, high, *, low_open=False):
     """Raises a `ValueError` that names a hyperparameter outside [low, high]."""
     if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
         return value
-    if not isinstance(value, (int, float)) or not low <= value <= high or (low_open and value == low):
+    if (
+        not isinstance(value, (int, float))
+        or not low <= value <= high
+        or (low_open and value == low)
+    ):
         bracket = "(" if low_open else "["
         raise ValueError(f"{name} must be in {bracket}{low}, {high}], received {value!r}.")
     return value
@@ -143,8 +147,6 @@ class Agent(keras.Model):
         self.means = {name: keras.metrics.Mean(name=name) for name in self.tracked}
         self.episode_return = EpisodeMean(name="episode_return")
         self.episode_length = EpisodeMean(name="episode_length")
-        if isinstance(actor, Actor):
-            self.build(actor.observation_space, actor.action_space)
 
     # ------------------------------------------------------------------ building and compiling
 
@@ -177,10 +179,6 @@ class Agent(keras.Model):
                 name="critic",
             )
         self.actor, self.critic = actor, critic
-        # Batches of any size, one trace.
-        batch = [tf.TensorSpec((None, *observation_space.shape), observation_space.dtype)]
-        self._act_by_mode = tf.function(self.call, input_signature=batch, autograph=False)
-        self._act_by_sample = tf.function(self._sample, input_signature=batch, autograph=False)
         if self.compiled:
             self._build_optimizers()
 
@@ -274,7 +272,11 @@ class Agent(keras.Model):
 
     @classmethod
     def from_config(cls, config):
-        return cls(**keras.saving.deserialize_keras_object(config))
+        agent = cls(**keras.saving.deserialize_keras_object(config))
+        actor, _ = agent._given_networks()
+        if isinstance(actor, Actor):
+            agent.build(actor.observation_space, actor.action_space)
+        return agent
 
     # ------------------------------------------------------------------------------- training
 
@@ -414,7 +416,9 @@ class Agent(keras.Model):
             return tf.constant(True)
 
         tf.cond(taken, apply, lambda: tf.constant(False))
-        skipped = tf.where(finite, tf.zeros_like(self.nonfinite_updates), self.nonfinite_updates + 1)
+        skipped = tf.where(
+            finite, tf.zeros_like(self.nonfinite_updates), self.nonfinite_updates + 1
+        )
         self.nonfinite_updates.assign(tf.where(wanted, skipped, self.nonfinite_updates))
         return taken
 
@@ -425,9 +429,7 @@ class Agent(keras.Model):
             rollout: the `Rollout` that was learnt from.
             values: scalars by name, one for each name in `tracked`.
         """
-        ended = tf.logical_and(
-            rollout.valid, tf.logical_or(rollout.terminated, rollout.truncated)
-        )
+        ended = tf.logical_and(rollout.valid, tf.logical_or(rollout.terminated, rollout.truncated))
         ended = tf.reshape(ended, [-1])
         self.episode_return.update_state(tf.reshape(rollout.episode_returns, [-1]), ended)
         self.episode_length.update_state(tf.reshape(rollout.timesteps + 1, [-1]), ended)
@@ -497,9 +499,7 @@ class Agent(keras.Model):
             self._prepare(env)
             collector = collector_for(env, self.actor, num_steps=64, gamma=self.gamma)
             dataset = OnDemandDataset(
-                lambda: play_episodes(
-                    collector, episodes, seed=seed, deterministic=deterministic
-                ),
+                lambda: play_episodes(collector, episodes, seed=seed, deterministic=deterministic),
                 Episodes(
                     tf.TensorSpec((episodes,), tf.float32), tf.TensorSpec((episodes,), tf.int32)
                 ),
@@ -518,8 +518,7 @@ class Agent(keras.Model):
 
     def call(self, observations):
         """The deterministic env-ready actions for a batch of raw observations."""
-        distribution = self.actor.action_distribution
-        return distribution.to_env(distribution.mode(self.actor(observations)))
+        return self.described_actions(observations)["action"]
 
     def predict(self, observations, batch_size=None, verbose="auto"):
         """`keras.Model.predict`: deterministic env-ready actions for a batch of raw observations.
@@ -550,13 +549,29 @@ class Agent(keras.Model):
         observations = self._checked(observations)
         single = observations.ndim == len(self.actor.observation_space.shape)
         act = self._act_by_mode if deterministic else self._act_by_sample
-        actions = act(observations[None] if single else observations).numpy()
+        batch = tf.constant(observations[None] if single else observations)
+        actions = act(batch).numpy()
         return actions[0] if single else actions
 
-    def _sample(self, observations):
+    @functools.cached_property
+    def _act_by_mode(self):
+        return self._trace(self.call)
+
+    @functools.cached_property
+    def _act_by_sample(self):
         distribution = self.actor.action_distribution
-        noise = distribution.stateless_noise(self.act_seed.next(), tf.shape(observations)[0])
-        return distribution.to_env(distribution.sample(self.actor(observations), noise))
+
+        def sample(observations):
+            noise = distribution.stateless_noise(self.act_seed.next(), tf.shape(observations)[0])
+            return distribution.to_env(distribution.sample(self.actor(observations), noise))
+
+        return self._trace(sample)
+
+    def _trace(self, act):
+        """`act` as a graph for batches of any size: one trace, whatever it is called with."""
+        space = self.actor.observation_space
+        batch = tf.TensorSpec((None, *space.shape), space.dtype)
+        return tf.function(act, autograph=False).get_concrete_function(batch)
 
     def _checked(self, observations, batch=False):
         """Observations as an array of the space's dtype, if their shape fits."""
@@ -573,19 +588,27 @@ class Agent(keras.Model):
                 )
         return array.astype(space.dtype, copy=False)
 
-    def export(self, path, format="saved_model"):
+    def described_actions(self, observations):
+        """{"action": the mode, env-ready, and what describes it} for a batch of raw observations."""
+        distribution = self.actor.action_distribution
+        parameters = self.actor(observations)
+        action = distribution.to_env(distribution.mode(parameters))
+        return {"action": action, **distribution.describe(parameters)}
+
+    def export(self, path, format="saved_model", value=False):
         """Writes the policy as an artefact that runs without keras_pg, see `keras_pg.saved_model`.
 
         Args:
-            path: base directory, `path/1`, `path/2`, … are its versions; for "litert" as well.
+            path: base directory; `path/1`, `path/2`, … are its versions.
             format: "saved_model" for TensorFlow Serving, "litert" for devices.
+            value: include the critic, as signature `value`.
 
         Returns:
             The directory of the new version.
         """
         if self.actor is None:
             raise ValueError("There is no policy to export yet: call `fit` or `build` first.")
-        return saved_model.export(self, path, format=format)
+        return saved_model.export(self, path, format=format, value=value)
 
 
 @contextlib.contextmanager
@@ -619,7 +642,9 @@ def _schedule(total_timesteps, batch_size, epochs, steps_per_epoch):
     total_timesteps = check_count("total_timesteps", total_timesteps or 100_000)
     iterations = math.ceil(total_timesteps / batch_size)
     if steps_per_epoch is not None:
-        return math.ceil(iterations / check_count("steps_per_epoch", steps_per_epoch)), steps_per_epoch
+        return math.ceil(
+            iterations / check_count("steps_per_epoch", steps_per_epoch)
+        ), steps_per_epoch
     if iterations < 10:
         return iterations, 1
     # Of 10 to 30 epochs, the number that overshoots least and is nearest to 20.

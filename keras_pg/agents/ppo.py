@@ -54,7 +54,6 @@ class PPO(Agent):
         ValueError: a hyperparameter is out of range.
 
     Example:
-
     >>> import keras_pg
     >>> agent = keras_pg.PPO(seed=0)
     >>> history = agent.fit("CartPole-v1", epochs=1, steps_per_epoch=1, num_steps=64, verbose=0)

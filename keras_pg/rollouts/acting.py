@@ -65,7 +65,7 @@ class LiteRTEngine:
         self._read_weights = tf.function(
             lambda: tf.concat([tf.reshape(v.value, [-1]) for v in used.values()], axis=0),
             autograph=False,
-        )
+        ).get_concrete_function()
 
     def load_weights(self):
         """Copies the actor's current weights into the interpreter."""
@@ -90,14 +90,14 @@ class CompiledEngine:
             lambda observations, noise: _actions(actor, actor(observations), noise),
             input_signature=_input_specs(actor, num_envs),
             autograph=False,
-        )
+        ).get_concrete_function()
 
     def load_weights(self):
         """Nothing to do: the function reads the actor's own variables."""
 
     def __call__(self, observations, noise):
         """(raw actions, env-ready actions) of the actor's weights, as NumPy arrays."""
-        outputs = self._function(observations, noise)
+        outputs = self._function(tf.constant(observations), tf.constant(noise))
         return outputs["actions"].numpy(), outputs["env_actions"].numpy()
 
 

@@ -9,6 +9,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from keras_pg.rollouts.rollout import Rollout
 
+
 def make_vector_env(env, num_envs=None, vectorization="sync"):
     """A `gymnasium.vector.VectorEnv` from whatever a user calls an environment.
 
