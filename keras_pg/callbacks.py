@@ -1,5 +1,8 @@
 """Callbacks that Keras lacks."""
 
+import os
+import pathlib
+
 import keras
 
 
@@ -28,3 +31,56 @@ class RaiseOnNonFinite(keras.callbacks.Callback):
                 "weights are as they were before. Likely causes: rewards of enormous size, a "
                 "learning rate that is too high, or an encoder that overflows."
             )
+
+
+class LearningCurve(keras.callbacks.Callback):
+    """Draws episode return against environment steps, as a PNG renewed after each epoch.
+
+    The picture is written under a temporary name and renamed, so it can be watched while it changes.
+
+    Args:
+        path: file to write; its directory is made if need be.
+        title: heading of the picture.
+
+    Example:
+
+    >>> import os, tempfile, keras_pg
+    >>> path = os.path.join(tempfile.mkdtemp(), "learning_curve.png")
+    >>> curve = LearningCurve(path)
+    >>> curve.on_epoch_end(0, {"env_steps": 100.0, "episode_return": 20.0})
+    >>> os.path.exists(path)
+    True
+    """
+
+    def __init__(self, path, title=None):
+        super().__init__()
+        self.path = pathlib.Path(path)
+        self.title = title
+        self.epochs = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append(dict(logs or {}))
+        self._draw()
+
+    def _draw(self):
+        # Not pyplot: its global state belongs to the user. Imported late: it takes a moment.
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+        axes = figure.subplots()
+        curves = {
+            "episode_return": ("training, mean of the epoch's episodes", "#4c78a8"),
+            "val_episode_return": ("validation, deterministic policy", "#f58518"),
+        }
+        for name, (label, color) in curves.items():
+            points = [(e["env_steps"], e[name]) for e in self.epochs if name in e]
+            if points:
+                axes.plot(*zip(*points), label=label, color=color, marker="o", markersize=3)
+        axes.set(xlabel="environment steps", ylabel="episode return", title=self.title)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+        axes.legend(loc="best", frameon=False)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        figure.savefig(temporary, format="png")
+        os.replace(temporary, self.path)

@@ -57,11 +57,7 @@ def export(agent, base, *, format="saved_model", value=False):
     """
     if format not in ("saved_model", "litert"):
         raise ValueError(f'format must be "saved_model" or "litert", received {format!r}.')
-    base = pathlib.Path(base)
-    if base.exists() and not base.is_dir():
-        raise NotADirectoryError(
-            f"Cannot export to {base}: it is a file. Give a directory; versions are written below it."
-        )
+    base = check_base(base)
     base.mkdir(parents=True, exist_ok=True)
     # Not an integer, so no server takes it for a version; in `base`, so the rename is atomic.
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=base))
@@ -77,10 +73,21 @@ def export(agent, base, *, format="saved_model", value=False):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_base(base):
+    """`base` as a path; raises a `NotADirectoryError` where something else is in the way."""
+    base = pathlib.Path(base)
+    for path in [base, *base.parents]:
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(
+                f"Cannot write below {path}: it is a file. Give a directory; it need not exist."
+            )
+    return base
+
+
 def _publish(temporary, base):
     """Renames to the next free version number."""
     while True:
-        version = base / str(max([0, *versions(base)]) + 1)
+        version = next_version(base)
         try:
             os.rename(temporary, version)
             return version
@@ -90,9 +97,16 @@ def _publish(temporary, base):
                 raise
 
 
+def next_version(base):
+    """The path of the version after the highest there is; `base/1` where there is none."""
+    return base / str(max([0, *versions(base)]) + 1)
+
+
 def versions(base):
     """The version numbers under a base directory, ascending."""
-    names = (path.name for path in pathlib.Path(base).iterdir() if path.is_dir())
+    if not base.is_dir():
+        return []
+    names = (path.name for path in base.iterdir() if path.is_dir())
     return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
 
@@ -269,7 +283,7 @@ def verify(directory, tolerance=1e-5):
         FileNotFoundError: there is no artefact.
     """
     directory = pathlib.Path(directory)
-    if directory.is_dir() and not (directory / GOLDEN).exists() and versions(directory):
+    if not (directory / GOLDEN).exists() and versions(directory):
         directory = directory / str(versions(directory)[-1])
     if not (directory / GOLDEN).exists():
         raise FileNotFoundError(

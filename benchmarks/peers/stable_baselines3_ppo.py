@@ -50,7 +50,7 @@ def schedule(value, arguments):
 def evaluation_callback(arguments):
     """Returns the callback that evaluates at intervals and stops once the task is solved."""
     return TimedEvalCallback(
-        make_vec_env(arguments.env, protocol.EVALUATION_ENVS, seed=arguments.seed + 1_000),
+        make_vec_env(arguments.env, protocol.EVALUATION_EPISODES, seed=arguments.seed + 1_000),
         callback_on_new_best=StopTrainingOnRewardThreshold(protocol.SOLVED_RETURN, verbose=0),
         n_eval_episodes=protocol.EVALUATION_EPISODES,
         eval_freq=protocol.EVALUATION_INTERVAL // arguments.num_envs,
@@ -88,7 +88,7 @@ def main():
         arguments=arguments,
         stopwatch=model.stopwatch,
         env_steps=model.num_timesteps,
-        evaluated_return=callback and callback.last_mean_reward,
+        evaluated_return=callback.last_mean_reward if callback else None,
     )
 
 

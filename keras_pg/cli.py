@@ -1,0 +1,186 @@
+"""`keras-pg train | evaluate | export | verify`: the whole path from the command line."""
+
+import argparse
+import json
+import pathlib
+import platform
+import sys
+import time
+
+import gymnasium
+import keras
+import tensorflow as tf
+
+import keras_pg
+from keras_pg import saved_model
+from keras_pg.callbacks import LearningCurve
+
+ALGORITHMS = {"ppo": keras_pg.PPO}
+
+
+def main(arguments=None):
+    """Runs a command and returns the process's exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except (ValueError, TypeError, OSError, gymnasium.error.Error, ImportError) as error:
+        print(f"keras-pg {options.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="keras-pg", description="Train, evaluate, export and verify policies."
+    )
+    parser.add_argument("--version", action="version", version=keras_pg.__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train an agent on a Gymnasium environment")
+    train.add_argument("env", help="environment id, such as CartPole-v1")
+    train.add_argument("--algorithm", choices=sorted(ALGORITHMS), default="ppo")
+    train.add_argument("--total-timesteps", type=int, default=100_000, metavar="N")
+    train.add_argument("--num-envs", type=int, default=8, metavar="N")
+    train.add_argument("--num-steps", type=int, metavar="T", help="default: the algorithm's")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--episodes", type=int, default=100, help="of the final evaluation")
+    train.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a hyperparameter of the algorithm, such as gamma=0.98; may be repeated",
+    )
+    train.add_argument(
+        "--output", type=pathlib.Path, metavar="DIR", help="default: the next runs/ENV/N"
+    )
+    train.add_argument("--export", type=pathlib.Path, metavar="DIR", help="export the policy too")
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser("evaluate", help="play episodes with a saved agent")
+    evaluate.add_argument("agent", help="file written by agent.save or `train`")
+    evaluate.add_argument("env", help="environment id")
+    evaluate.add_argument("--episodes", type=int, default=100)
+    evaluate.add_argument("--seed", type=int)
+    evaluate.add_argument("--stochastic", action="store_true", help="sample the actions")
+    evaluate.set_defaults(run=_evaluate)
+
+    export = commands.add_parser("export", help="export the policy of a saved agent")
+    export.add_argument("agent", help="file written by agent.save or `train`")
+    export.add_argument("directory", type=pathlib.Path, help="base of the versions")
+    export.add_argument("--format", choices=["saved_model", "litert"], default="saved_model")
+    export.set_defaults(run=_export)
+
+    verify = commands.add_parser("verify", help="replay an exported policy's golden observations")
+    verify.add_argument("directory", type=pathlib.Path, help="a version, or the base of versions")
+    verify.set_defaults(run=_verify)
+    return parser
+
+
+def _train(options):
+    if options.export is not None:
+        saved_model.check_base(options.export)
+    # Before any time is spent: a name that does not exist should not take a minute to say so.
+    gymnasium.spec(options.env)
+    hyperparameters = dict(_assignment(text) for text in options.set)
+    algorithm = ALGORITHMS[options.algorithm]
+    agent = algorithm(seed=options.seed, **hyperparameters)
+    output = options.output or saved_model.next_version(pathlib.Path("runs") / options.env)
+    output.mkdir(parents=True, exist_ok=True)
+
+    start = time.perf_counter()
+    agent.fit(
+        options.env,
+        total_timesteps=options.total_timesteps,
+        num_envs=options.num_envs,
+        num_steps=options.num_steps,
+        validation_env=options.env,
+        callbacks=[
+            keras.callbacks.CSVLogger(str(output / "history.csv")),
+            LearningCurve(output / "learning_curve.png", title=f"{options.env}, {algorithm.__name__}"),
+        ],
+    )
+    seconds = time.perf_counter() - start
+    result = agent.evaluate(options.env, episodes=options.episodes, verbose=0)
+    agent.save(str(output / "agent.keras"))
+    settings = {
+        "command": ["keras-pg", *sys.argv[1:]],
+        "env": options.env,
+        "algorithm": algorithm.__name__,
+        "hyperparameters": {k: v for k, v in agent.get_config().items() if not _is_network(v)},
+        "total_timesteps": options.total_timesteps,
+        "num_envs": options.num_envs,
+        "num_steps": options.num_steps or algorithm.default_num_steps,
+        "seed": options.seed,
+        "training_seconds": round(seconds, 1),
+        "evaluation": {"episodes": options.episodes, **result},
+        "versions": {
+            "keras_pg": keras_pg.__version__,
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "gymnasium": gymnasium.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    (output / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
+    print(
+        f"{options.env}: mean return {result['episode_return']:.1f} over {options.episodes} "
+        f"episodes, after {int(agent.env_steps.numpy())} steps in {seconds:.0f} s."
+    )
+    print(f"Learning curve, history, settings and agent: {output}/")
+    if options.export is None:
+        return 0
+    version = agent.export(options.export)
+    print(f"Policy for TensorFlow Serving: {version}/")
+    return _print_report(saved_model.verify(version))
+
+
+def _is_network(value):
+    return isinstance(value, dict) and "class_name" in value
+
+
+def _assignment(text):
+    """("gamma", 0.98) from "gamma=0.98"; the value is read as JSON, or else as text."""
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise ValueError(f"--set takes NAME=VALUE, received {text!r}.")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def _evaluate(options):
+    agent = keras.models.load_model(options.agent)
+    result = agent.evaluate(
+        options.env,
+        episodes=options.episodes,
+        seed=options.seed,
+        deterministic=not options.stochastic,
+        verbose=0,
+    )
+    print(json.dumps({"env": options.env, "episodes": options.episodes, **result}))
+    return 0
+
+
+def _export(options):
+    agent = keras.models.load_model(options.agent)
+    print(agent.export(options.directory, format=options.format))
+    return 0
+
+
+def _verify(options):
+    return _print_report(saved_model.verify(options.directory))
+
+
+def _print_report(report):
+    differences = ", ".join(f"{k} {v:.2g}" for k, v in report["max_difference"].items())
+    verdict = "verified" if report["equal"] else "DIFFERS FROM THE AGENT"
+    print(
+        f"{report['directory']}: {verdict}; {report['rows']} golden observations, "
+        f"largest difference: {differences}."
+    )
+    return 0 if report["equal"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
