@@ -102,11 +102,12 @@ def _train(options):
     seconds = time.perf_counter() - start
     result = agent.evaluate(options.env, episodes=options.episodes, verbose=0)
     agent.save(str(output / "agent.keras"))
+    config = keras.saving.serialize_keras_object(agent)["config"]
     settings = {
         "command": ["keras-pg", *sys.argv[1:]],
         "env": options.env,
         "algorithm": algorithm.__name__,
-        "hyperparameters": {k: v for k, v in agent.get_config().items() if not _is_network(v)},
+        "hyperparameters": {k: v for k, v in config.items() if k not in ("actor", "critic")},
         "total_timesteps": options.total_timesteps,
         "num_envs": options.num_envs,
         "num_steps": options.num_steps or algorithm.default_num_steps,
@@ -132,10 +133,6 @@ def _train(options):
     version = agent.export(options.export)
     print(f"Policy for TensorFlow Serving: {version}/")
     return _print_report(saved_model.verify(version))
-
-
-def _is_network(value):
-    return isinstance(value, dict) and "class_name" in value
 
 
 def _assignment(text):

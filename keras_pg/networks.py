@@ -74,7 +74,7 @@ class _Network(keras.Model):
         return {
             "name": self.name,
             "observation_space": spaces.to_config(self.observation_space),
-            "encoder": keras.saving.serialize_keras_object(self.encoder),
+            "encoder": self.encoder,
             "normalize_observations": self.normalize_observations,
         }
 

@@ -41,7 +41,11 @@ def parse_arguments(description):
         action="store_true",
         help="keep learning rate and clip ratio constant instead of decaying them to 0",
     )
-    parser.add_argument("--total-timesteps", type=int, default=100_000)
+    parser.add_argument(
+        "--total-timesteps",
+        type=int,
+        help="budget, and horizon of the schedules; by default 100000, in solve mode 200000",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="0 leaves the library's default")
     parser.add_argument(
@@ -50,7 +54,10 @@ def parse_arguments(description):
         default="throughput",
         help=f"solve stops at the first evaluation with mean return >= {SOLVED_RETURN:g}",
     )
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.total_timesteps is None:
+        arguments.total_timesteps = 200_000 if arguments.mode == "solve" else 100_000
+    return arguments
 
 
 class Stopwatch:
@@ -102,9 +109,7 @@ def print_report(library, packages, arguments, stopwatch, env_steps, evaluated_r
         evaluated_return: float, mean return of the last evaluation, or `None` without one.
     """
     fit_seconds, process_seconds = stopwatch.elapsed(), seconds_since_process_start()
-    warm_steps, warm_seconds = stopwatch.iteration_ends[WARM_UP_ITERATIONS - 1]
     collect, update = stopwatch.phase_seconds["collect"], stopwatch.phase_seconds["update"]
-    steady_collect, steady_update = collect[WARM_UP_ITERATIONS:], update[WARM_UP_ITERATIONS:]
     report = {
         "library": library,
         "versions": {"python": platform.python_version()}
@@ -124,6 +129,8 @@ def print_report(library, packages, arguments, stopwatch, env_steps, evaluated_r
         "process_seconds": process_seconds,
     }
     if arguments.mode == "throughput":
+        warm_steps, warm_seconds = stopwatch.iteration_ends[WARM_UP_ITERATIONS - 1]
+        steady_collect, steady_update = collect[WARM_UP_ITERATIONS:], update[WARM_UP_ITERATIONS:]
         report["steady_steps_per_second"] = (env_steps - warm_steps) / (fit_seconds - warm_seconds)
         report["steady_collect_steps_per_second"] = (env_steps - warm_steps) / sum(steady_collect)
         report["steady_update_seconds_per_iteration"] = sum(steady_update) / len(steady_update)

@@ -41,9 +41,7 @@ class VectorEnvironment(py_environment.PyEnvironment):
         space = self._envs.single_action_space
         if isinstance(space, gymnasium.spaces.Discrete):
             return array_spec.BoundedArraySpec((), np.int64, 0, int(space.n) - 1, "action")
-        return array_spec.BoundedArraySpec(
-            space.shape, np.float32, space.low, space.high, "action"
-        )
+        return array_spec.BoundedArraySpec(space.shape, np.float32, space.low, space.high, "action")
 
     def _reset(self):
         observations, _ = self._envs.reset(seed=self._seed)

@@ -56,7 +56,9 @@ class Hyperparameter:
     def config(self, agent):
         """The schedule, or the current number."""
         value = getattr(agent, self.slot)
-        return float(value) if isinstance(value, keras.Variable) else value
+        if not isinstance(value, keras.Variable):
+            return value
+        return float(str(value.numpy()))  # 0.2 rather than the float64 nearest to float32's 0.2
 
 
 class EpisodeMean(keras.metrics.Mean):
@@ -143,7 +145,8 @@ class Agent(keras.Model):
         self.iteration = counter("iteration")
         self.env_steps = counter("env_steps")
         self.nonfinite_updates = counter("nonfinite_updates")
-        self.act_seed = keras.random.SeedGenerator(self.seed)
+        # A counter beside the seed, since Keras does not save the state of a SeedGenerator.
+        self.sampled_batches = counter("sampled_batches")
         self.means = {name: keras.metrics.Mean(name=name) for name in self.tracked}
         self.episode_return = EpisodeMean(name="episode_return")
         self.episode_length = EpisodeMean(name="episode_length")
@@ -258,10 +261,10 @@ class Agent(keras.Model):
         actor, critic = self._given_networks()
         if self.actor is not None:
             actor, critic = self.actor, self.critic
-        serialize = keras.saving.serialize_keras_object
+        # Objects, not their configurations: so Keras sees what actor and critic share.
         return {
-            "actor": actor and serialize(actor),
-            "critic": critic and serialize(critic),
+            "actor": actor,
+            "critic": critic,
             "gamma": self.gamma,
             "normalize_observations": self.normalize_observations,
             "normalize_rewards": self.normalize_rewards,
@@ -436,7 +439,10 @@ class Agent(keras.Model):
         for name, mean in self.means.items():
             mean.update_state(values[name])
         self.env_steps.assign_add(tf.reduce_sum(tf.cast(rollout.valid, tf.int64)))
-        self.iteration.assign_add(1)
+        # Nothing else ties this to the data: the graph executor would count the iteration before its
+        # rollout is collected.
+        with tf.control_dependencies([rollout.rewards]):
+            self.iteration.assign_add(1)
         return {
             "episode_return": self.episode_return.result(),
             "episode_length": self.episode_length.result(),
@@ -562,7 +568,9 @@ class Agent(keras.Model):
         distribution = self.actor.action_distribution
 
         def sample(observations):
-            noise = distribution.stateless_noise(self.act_seed.next(), tf.shape(observations)[0])
+            seed = tf.stack([tf.constant(self.seed, tf.int64), self.sampled_batches.value])
+            self.sampled_batches.assign_add(1)
+            noise = distribution.stateless_noise(seed, tf.shape(observations)[0])
             return distribution.to_env(distribution.sample(self.actor(observations), noise))
 
         return self._trace(sample)

@@ -28,6 +28,8 @@ def make_vector_env(env, num_envs=None, vectorization="sync"):
     """
     if vectorization not in ("sync", "async"):
         raise ValueError(f'vectorization must be "sync" or "async", received {vectorization!r}.')
+    if num_envs is not None and num_envs < 1:
+        raise ValueError(f"num_envs must be at least 1, received {num_envs}.")
     if isinstance(env, VectorEnv):
         if num_envs not in (None, env.num_envs):
             raise ValueError(
@@ -52,8 +54,6 @@ def make_vector_env(env, num_envs=None, vectorization="sync"):
             "An environment is an id, a gymnasium.Env, a factory or a gymnasium.vector.VectorEnv, "
             f"received {env!r}."
         )
-    if len(factories) < 1:
-        raise ValueError(f"num_envs must be at least 1, received {num_envs}.")
     if vectorization == "async":
         return AsyncVectorEnv(factories, autoreset_mode=AutoresetMode.SAME_STEP), ours
     # copy=False: the collector copies each observation once, into the rollout.
@@ -202,20 +202,21 @@ class VectorEnvCollector:
             self._discounted_returns[mask] = 0.0
 
     def _check_finite(self, rollout, steps):
-        fields = {
-            "reward": rollout.rewards,
-            "observation": rollout.observations,
-            "next observation": rollout.next_observations,
-        }
-        for name, array in fields.items():
-            if not np.issubdtype(array.dtype, np.floating):
-                continue
-            finite = np.isfinite(array[:steps])
-            if not finite.all():
-                t, i, *index = np.argwhere(~finite)[0]
-                raise FloatingPointError(
-                    f"The environment gave a {name} that is not finite: "
-                    f"{array[(t, i, *index)]} from environment {i} at step {self._steps + t} "
-                    f"since the start{f', index {tuple(map(int, index))}' if index else ''}. "
-                    "Nothing was learnt from this rollout."
-                )
+        """Raises if the first `steps` steps hold NaN or infinity, naming the earliest."""
+        found = []
+        for name, array in (
+            ("reward", rollout.rewards),
+            ("observation", rollout.next_observations),
+            ("first observation of an episode", rollout.observations),
+        ):
+            if np.issubdtype(array.dtype, np.floating):
+                bad = np.argwhere(~np.isfinite(array[:steps]))
+                found += [(*bad[0][:2], name, array[tuple(bad[0])], bad[0][2:])] if len(bad) else []
+        if found:
+            t, i, name, value, index = min(found, key=lambda entry: entry[0])
+            where = f", at index {tuple(map(int, index))}" if len(index) else ""
+            raise FloatingPointError(
+                f"The environment gave a {name} that is not finite: {value}{where}, from "
+                f"environment {i} at step {self._steps + t} since the start. Nothing was learnt from "
+                "this rollout."
+            )

@@ -1,0 +1,121 @@
+"""Environments whose every transition can be written down by hand, and agents to act in them."""
+
+import gymnasium
+import numpy as np
+import tensorflow as tf
+from gymnasium.spaces import Box, Discrete
+
+import keras_pg
+
+
+class Clockwork(gymnasium.Env):
+    """Observation (seed, episode k, step t, last action); reward 10 k + t + action / 2.
+
+    Episode k lasts `lengths[k % len(lengths)]` steps. Episodes end in turn by termination, by
+    truncation and by both. The seed is that of the last seeded reset, so an observation tells where
+    it comes from. `steps` counts the calls of `step`.
+
+    Args:
+        lengths: of the episodes.
+        reuse_array: return one and the same array each time, as environments may.
+    """
+
+    observation_space = Box(-1e6, 1e6, (4,))
+    action_space = Discrete(3)
+
+    def __init__(self, lengths=(3,), reuse_array=False):
+        self.lengths, self.reuse_array = lengths, reuse_array
+        self.seed, self.episode, self.steps = 0, -1, 0
+        self._array = np.zeros(4, np.float32)
+
+    def _observe(self, action):
+        array = self._array if self.reuse_array else np.zeros(4, np.float32)
+        array[:] = self.seed, self.episode, self.step_in_episode, action
+        return array
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if seed is not None:
+            self.seed, self.episode = seed, -1
+        self.episode += 1
+        self.step_in_episode = 0
+        return self._observe(0), {}
+
+    def step(self, action):
+        reward = 10.0 * self.episode + self.step_in_episode + action / 2
+        self.steps += 1
+        self.step_in_episode += 1
+        ended = self.step_in_episode >= self.lengths[self.episode % len(self.lengths)]
+        terminated, truncated = self.episode % 3 != 1, self.episode % 3 != 0
+        return self._observe(action), reward, ended and terminated, ended and truncated, {}
+
+
+class DiscreteClockwork(Clockwork):
+    """Clockwork that is observed as one integer, 20 k + t."""
+
+    observation_space = Discrete(1000)
+
+    def _observe(self, action):
+        return np.int64(20 * self.episode + self.step_in_episode)
+
+
+class Faulty(Clockwork):
+    """Clockwork that goes wrong in its step number `at`, counted from 0; -1 is the first reset.
+
+    Args:
+        fault: "reward" makes the reward NaN, "observation" one number of the observation infinite;
+            "error" raises a ZeroDivisionError.
+    """
+
+    action_space = Box(-1.0, 1.0, (1,))
+
+    def __init__(self, fault="", at=0):
+        super().__init__(lengths=(50,))
+        self.fault, self.at = fault, at
+
+    def _observe(self, action):
+        observation = super()._observe(0)
+        if self.fault == "observation" and self.steps - 1 == self.at:
+            observation[2] = np.inf
+        return observation
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        faulty = self.steps == self.at
+        observation, _, terminated, truncated, info = super().step(0)
+        if faulty and self.fault == "error":
+            1 / 0  # noqa: B018
+        reward = np.nan if faulty and self.fault == "reward" else 1.0
+        return observation, reward, terminated, truncated, info
+
+
+class Recording(Clockwork):
+    """Clockwork with any action space, that keeps the actions it is given in `received`."""
+
+    def __init__(self, action_space, lengths=(5,)):
+        super().__init__(lengths)
+        self.action_space, self.received = action_space, []
+
+    def step(self, action):
+        self.received.append(action)
+        return super().step(0)
+
+
+def perturbed_agent(observation_space, action_space, seed=0, **options):
+    """A built PPO agent with random weights and, where it normalizes, random statistics."""
+    agent = keras_pg.PPO(seed=seed, **options)
+    agent.build(observation_space, action_space)
+    perturb(agent, seed)
+    return agent
+
+
+def perturb(agent, seed):
+    """Adds noise to the weights of actor and critic and feeds their observation statistics."""
+    rng = np.random.default_rng([seed, 1])
+    for network in (agent.actor, agent.critic):
+        for variable in network.trainable_variables:
+            variable.assign_add(rng.normal(0.0, 0.5, variable.shape))
+        if network.normalization is not None:
+            size = network.normalization.shape[0]
+            rows = rng.normal(1.0 + np.arange(size), 1.0 + np.arange(size), (100, size))
+            network.update_normalization(tf.constant(rows), tf.ones(100, tf.bool))

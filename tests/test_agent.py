@@ -1,0 +1,524 @@
+"""Agent: `fit` as Keras's fit, evaluating, acting, saving, and what happens to bad input."""
+
+import gymnasium
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_pg
+from keras_pg.agents.agent import _schedule
+from keras_pg.rollouts.vector_env import VectorEnvCollector
+
+
+class Target(gymnasium.Env):
+    """Reward 1 for repeating the observation's sign; episodes of 5 steps."""
+
+    def __init__(self, discrete=True, faulty_step=None, fault=None):
+        self.observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+        self.action_space = (
+            gymnasium.spaces.Discrete(2)
+            if discrete
+            else gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+        )
+        self.faulty_step, self.fault = faulty_step, fault
+        self.steps, self.closed = 0, False
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self._observe(), {}
+
+    def _observe(self):
+        self.state = self.np_random.uniform(-1, 1, 2).astype(np.float32)
+        return self.state
+
+    def step(self, action):
+        self.steps += 1
+        self.t += 1
+        right = (np.asarray(action).item() > 0) == (self.state[0] > 0)
+        observation, reward = self._observe(), float(right)
+        if self.steps == self.faulty_step:
+            if self.fault == "raise":
+                raise KeyError("the simulator broke")
+            if self.fault == "observation":
+                observation = np.array([0.0, np.nan], np.float32)
+            if self.fault == "reward":
+                reward = float("inf")
+        return observation, reward, self.t == 5, False, {}
+
+    def close(self):
+        self.closed = True
+
+
+def small_ppo(**hyperparameters):
+    """A PPO that is quick to trace and to run."""
+    settings = {"update_epochs": 2, "num_minibatches": 2, "seed": 0, **hyperparameters}
+    agent = keras_pg.PPO(keras_pg.mlp((8,), seed=1), keras_pg.mlp((8,), seed=2), **settings)
+    agent.compile(jit_compile=False)
+    return agent
+
+
+def fit(agent, env=Target, **arguments):
+    settings = {"epochs": 2, "steps_per_epoch": 3, "num_envs": 2, "num_steps": 8, "verbose": 0}
+    return agent.fit(env, **{**settings, **arguments})
+
+
+def weights_of(agent):
+    return [variable.numpy().copy() for variable in agent.variables]
+
+
+def assert_same_weights(first, second):
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+class Recorder(keras.callbacks.Callback):
+    def __init__(self, stop_at=None):
+        super().__init__()
+        self.batches, self.epochs, self.stop_at = 0, 0, stop_at
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.batches += 1
+        if self.batches == self.stop_at:
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs += 1
+
+
+# ---------------------------------------------------------------------------------------- fit
+
+
+def test_fit_runs_exactly_epochs_times_steps_updates(recwarn):
+    agent, recorder = small_ppo(), Recorder()
+    history = fit(agent, callbacks=[recorder], epochs=3, steps_per_epoch=4)
+    assert recorder.batches == 12 and recorder.epochs == 3
+    assert int(agent.iteration) == 12
+    assert int(agent.env_steps) == 12 * 2 * 8
+    assert int(agent.optimizer.iterations) == 12 * 2 * 2
+    assert history.epoch == [0, 1, 2]
+    assert not [w for w in recwarn if "ran out of data" in str(w.message)]
+
+
+def test_stop_training_is_honoured_within_one_iteration():
+    agent = small_ppo()
+    fit(agent, callbacks=[Recorder(stop_at=4)], epochs=5, steps_per_epoch=3)
+    assert int(agent.iteration) == 4
+
+
+def test_initial_epoch_counts_as_done():
+    agent = small_ppo()
+    history = fit(agent, epochs=3, initial_epoch=2, steps_per_epoch=2)
+    assert history.epoch == [2] and int(agent.iteration) == 2
+
+
+def test_collecting_and_updating_alternate_strictly(monkeypatch):
+    """A rollout collected one update early would be off-policy."""
+    events = []
+    agent = small_ppo()
+    collect = VectorEnvCollector.collect
+
+    def recording_collect(self, rng=None):
+        events.append(("collect", agent.iteration.numpy().item()))
+        return collect(self, rng)
+
+    class Updates(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            events.append(("update", agent.iteration.numpy().item()))
+
+    monkeypatch.setattr(VectorEnvCollector, "collect", recording_collect)
+    fit(agent, callbacks=[Updates()])
+    expected = [event for k in range(6) for event in (("collect", k), ("update", k + 1))]
+    assert events == expected
+
+
+def test_stock_callbacks(tmp_path):
+    agent = small_ppo()
+    fit(
+        agent,
+        epochs=4,
+        verbose=1,
+        validation_env=Target,
+        validation_episodes=4,
+        callbacks=[
+            keras.callbacks.EarlyStopping("val_episode_return", mode="max", patience=50),
+            keras.callbacks.ModelCheckpoint(
+                tmp_path / "best.keras", "val_episode_return", mode="max", save_best_only=True
+            ),
+            keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+            keras.callbacks.TensorBoard(tmp_path / "board"),
+            keras.callbacks.LearningRateScheduler(lambda epoch, rate: 0.001 / (epoch + 1)),
+            keras.callbacks.BackupAndRestore(tmp_path / "backup"),
+            keras.callbacks.TerminateOnNaN(),
+        ],
+    )
+    best = keras.models.load_model(tmp_path / "best.keras")
+    assert best.predict(np.zeros((3, 2), "float32"), verbose=0).shape == (3,)
+    lines = (tmp_path / "log.csv").read_text().splitlines()
+    assert len(lines) == 5 and "val_episode_return" in lines[0]
+    assert list((tmp_path / "board").rglob("events.out.tfevents*"))
+    assert float(agent.optimizer.learning_rate) == pytest.approx(0.001 / 4)
+    assert int(agent.iteration) == 12
+
+
+def test_early_stopping_on_validation_return():
+    agent = small_ppo()
+    never_better = keras.callbacks.EarlyStopping(
+        "val_episode_return", mode="max", patience=2, min_delta=100
+    )
+    history = fit(agent, epochs=9, validation_env=Target, callbacks=[never_better])
+    assert len(history.epoch) == 3
+
+
+def test_logs_have_the_names_every_agent_uses():
+    history = fit(small_ppo(), validation_env=Target, validation_episodes=2)
+    names = {"loss", "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction"}
+    names |= {"explained_variance", "episode_return", "episode_length", "env_steps", "n_updates"}
+    assert names | {"val_episode_return", "val_episode_length"} <= set(history.history)
+    assert history.history["episode_length"] == [5.0, 5.0]
+    assert history.history["env_steps"] == [48.0, 96.0]
+
+
+def test_episode_return_is_nan_before_any_episode_ends():
+    history = fit(small_ppo(), epochs=1, steps_per_epoch=1, num_steps=4)
+    assert np.isnan(history.history["episode_return"][0])
+
+
+def test_no_retracing_when_hyperparameters_change():
+    traces = []
+
+    class Traced(keras_pg.PPO):
+        def train_step(self, rollout):
+            traces.append(1)
+            return super().train_step(rollout)
+
+    class Change(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.model.optimizer.learning_rate = 0.01 / (epoch + 1)
+            self.model.clip_ratio = 0.1 / (epoch + 1)
+            self.model.entropy_coef = 0.01 * epoch
+
+    agent = Traced(keras_pg.mlp((8,)), keras_pg.mlp((8,)), num_minibatches=2, update_epochs=1)
+    agent.compile(jit_compile=False)
+    fit(agent, epochs=5, callbacks=[Change()])
+    assert sum(traces) == 1
+    assert float(agent.clip_ratio) == pytest.approx(0.02)
+
+
+def test_schedules_follow_gradient_steps():
+    schedule = keras.optimizers.schedules.PolynomialDecay(0.2, 24, end_learning_rate=0.1)
+    agent = small_ppo(clip_ratio=schedule)
+    fit(agent, epochs=1)  # 3 iterations of 4 gradient steps
+    assert float(agent.clip_ratio) == pytest.approx(0.15)
+    with pytest.raises(ValueError, match="clip_ratio follows a schedule"):
+        agent.clip_ratio = 0.3
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        ((100_000, 256, None, None), (17, 23)),  # 391 iterations, exactly
+        ((100_000, 1024, None, None), (14, 7)),  # 98, exactly
+        ((1_000, 256, None, None), (4, 1)),
+        ((1_000, 256, None, 3), (2, 3)),
+        ((None, 256, 6, 7), (6, 7)),
+        ((None, 256, 6, None), (6, 10)),
+    ],
+)
+def test_epochs_from_total_timesteps(arguments, expected):
+    assert _schedule(*arguments) == expected
+
+
+@pytest.mark.parametrize("total", [1, 999, 12_345, 97 * 256, 1_000_000])
+def test_total_timesteps_are_reached_and_hardly_exceeded(total):
+    epochs, steps = _schedule(total, 256, None, None)
+    assert total <= epochs * steps * 256 < 1.02 * total + 256
+
+
+def test_total_timesteps_and_epochs_contradict():
+    with pytest.raises(ValueError, match="total_timesteps=10 and epochs=2"):
+        fit(small_ppo(), total_timesteps=10, epochs=2)
+
+
+def test_fit_without_compile_uses_defaults():
+    agent = keras_pg.PPO(num_minibatches=1, update_epochs=1)
+    fit(agent, epochs=1, steps_per_epoch=1)
+    assert isinstance(agent.optimizer, keras.optimizers.Adam) and agent.jit_compile
+    assert agent.optimizer.global_clipnorm == 0.5
+
+
+def test_two_environments_that_nobody_here_wrote_and_both_action_kinds():
+    for env_id in ("Acrobot-v1", "MountainCarContinuous-v0"):
+        agent = small_ppo()
+        fit(agent, env_id, epochs=1)
+        assert int(agent.env_steps) == 48
+
+
+# ----------------------------------------------------------------------------- evaluate and act
+
+
+def test_evaluate_is_reproducible_and_changes_nothing():
+    agent = small_ppo()
+    fit(agent)
+    before = weights_of(agent)[:-8]
+    first = agent.evaluate(Target, episodes=7, verbose=0)
+    second = agent.evaluate(Target, episodes=7, verbose=0)
+    assert first == second and first["episode_length"] == 5.0
+    assert_same_weights(before, weights_of(agent)[:-8])
+    sampled = agent.evaluate(Target, episodes=20, deterministic=False, seed=3, verbose=0)
+    assert 0.0 <= sampled["episode_return"] <= 5.0
+
+
+def test_act_takes_one_observation_or_a_batch():
+    agent = small_ppo()
+    fit(agent)
+    batch = np.random.default_rng(0).uniform(-1, 1, (6, 2)).astype("float32")
+    actions = agent.act(batch)
+    assert actions.shape == (6,)
+    assert [agent.act(row) for row in batch] == list(actions)
+    np.testing.assert_array_equal(actions, agent.predict(batch, verbose=0))
+    assert agent.act(list(batch[0])) == actions[0]
+
+
+def test_sampled_actions_follow_the_policy():
+    agent = small_ppo()
+    fit(agent)
+    rows = np.tile(np.float32([[0.3, -0.2]]), (20_000, 1))
+    probability = agent.described_actions(rows[:1])["probabilities"][0, 1].numpy()
+    share = agent.act(rows, deterministic=False).mean()
+    assert abs(share - probability) < 3 * np.sqrt(probability * (1 - probability) / 20_000)
+
+
+def test_discrete_observations_reach_predict_with_their_own_shape():
+    agent = small_ppo()
+    agent.build(gymnasium.spaces.Discrete(4), gymnasium.spaces.Discrete(3))
+    assert agent.predict(np.arange(4), verbose=0).shape == (4,)
+    assert agent.act(2).shape == ()
+
+
+@pytest.mark.parametrize("shape", [(3,), (5, 3), (2, 2, 2), ()])
+def test_wrong_observation_shapes_are_named(shape):
+    agent = small_ppo()
+    agent.build(Target().observation_space, Target().action_space)
+    for method in (agent.predict, agent.act):
+        with pytest.raises(ValueError, match=r"Expected observations of shape \(batch, 2\)"):
+            method(np.zeros(shape, "float32"))
+
+
+def test_predict_wants_a_batch():
+    agent = small_ppo()
+    agent.build(Target().observation_space, Target().action_space)
+    with pytest.raises(ValueError, match=r"received \(2,\)"):
+        agent.predict(np.zeros(2, "float32"))
+
+
+def test_acting_before_there_are_networks():
+    with pytest.raises(ValueError, match="no networks yet"):
+        small_ppo().act(np.zeros(2))
+    with pytest.raises(ValueError, match="no policy to export yet"):
+        small_ppo().export("nowhere")
+
+
+# ------------------------------------------------------------------------------------ bad input
+
+
+def test_other_spaces_than_those_built_for():
+    agent = small_ppo()
+    fit(agent, epochs=1)
+    with pytest.raises(
+        ValueError, match=r"agent:.*Discrete\(2\)(.|\n)*environment:.*Discrete\(3\)"
+    ):
+        fit(agent, "Acrobot-v1")
+    with pytest.raises(ValueError, match="spaces differ"):
+        agent.evaluate("Acrobot-v1", verbose=0)
+
+
+def test_rollouts_that_cannot_be_split():
+    with pytest.raises(ValueError, match=r"num_steps=8 · num_envs=2 = 16 .* num_minibatches=3"):
+        fit(small_ppo(num_minibatches=3))
+
+
+def test_several_steps_an_execution_are_refused():
+    agent = small_ppo()
+    agent.compile(jit_compile=False, steps_per_execution=2)
+    with pytest.raises(ValueError, match="steps_per_execution=2"):
+        fit(agent)
+
+
+@pytest.mark.parametrize(
+    "hyperparameters",
+    [
+        {"gamma": 1.01},
+        {"gamma": -0.1},
+        {"gae_lambda": 2},
+        {"clip_ratio": 0.0},
+        {"clip_ratio": -0.2},
+        {"entropy_coef": -1.0},
+        {"value_coef": -0.5},
+        {"value_clip": -1.0},
+        {"target_kl": -0.01},
+        {"update_epochs": 0},
+        {"update_epochs": 1.5},
+        {"num_minibatches": -4},
+        {"seed": -1},
+        {"gamma": "high"},
+        {"gamma": float("nan")},
+    ],
+)
+def test_hyperparameters_out_of_range_are_named(hyperparameters):
+    (name, value), *_ = hyperparameters.items()
+    with pytest.raises(ValueError, match=f"{name}.*{value}"):
+        keras_pg.PPO(**hyperparameters)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"num_steps": -1}, {"num_envs": 0}, {"epochs": 0}, {"steps_per_epoch": -2}]
+)
+def test_sizes_out_of_range_are_named(arguments):
+    (name, value), *_ = arguments.items()
+    with pytest.raises(ValueError, match=f"{name}.*{value}"):
+        fit(small_ppo(), **arguments)
+
+
+@pytest.mark.parametrize("fault, field", [("observation", "observation"), ("reward", "reward")])
+def test_a_rollout_that_is_not_finite_is_not_learnt_from(fault, field):
+    agent = small_ppo()
+    fit(agent)
+    before = weights_of(agent)
+    faulty = [lambda: Target(), lambda: Target(faulty_step=3, fault=fault)]
+    env = gymnasium.vector.SyncVectorEnv(faulty)
+    with pytest.raises(FloatingPointError, match=rf"{field} that .* environment 1 at step 2 "):
+        fit(agent, env, num_envs=None)
+    assert_same_weights(before, weights_of(agent))
+
+
+def test_an_environment_that_raises(tmp_path):
+    made = []
+
+    def make():
+        made.append(Target(faulty_step=30 if made else None, fault="raise"))
+        return made[-1]
+
+    agent = small_ppo()
+    with pytest.raises(KeyError, match="the simulator broke") as caught:
+        fit(agent, make)
+    assert "step" in [entry.name for entry in caught.traceback]
+    assert all(env.closed for env in made)
+    assert int(agent.iteration) == 3  # what was learnt before is kept
+    agent.save(tmp_path / "agent.keras")
+    fit(agent)
+    assert int(agent.iteration) == 9
+    assert int(keras.models.load_model(tmp_path / "agent.keras").iteration) == 3
+
+
+def test_environments_of_the_user_stay_open_unless_they_raise():
+    env = Target()
+    fit(small_ppo(), env, num_envs=None)
+    assert not env.closed
+
+
+def test_gradients_that_are_not_finite_are_not_applied():
+    class Huge(Target):
+        def step(self, action):
+            observation, _, terminated, truncated, info = super().step(action)
+            return observation, 1e30, terminated, truncated, info
+
+    agent = small_ppo(num_minibatches=1, update_epochs=4)
+    agent.build(Target().observation_space, Target().action_space)
+    before = [variable.numpy() for variable in agent.trainable_variables]
+    with pytest.raises(FloatingPointError, match="The last 12 gradients"):
+        fit(agent, Huge, epochs=5)
+    assert_same_weights(before, [variable.numpy() for variable in agent.trainable_variables])
+    assert int(agent.optimizer.iterations) == 0
+
+
+# ------------------------------------------------------------------------------ saving, resuming
+
+
+def test_save_and_load_make_the_same_next_update(tmp_path):
+    agent = small_ppo(normalize_rewards=True)
+    agent.compile(
+        keras.optimizers.Adam(1e-3, global_clipnorm=0.5),
+        keras.optimizers.RMSprop(1e-2, momentum=0.9),
+        jit_compile=False,
+    )
+    fit(agent)
+    agent.act(np.zeros((3, 2), "float32"), deterministic=False)
+    agent.clip_ratio = 0.3
+    agent.save(tmp_path / "agent.keras")
+    loaded = keras.models.load_model(tmp_path / "agent.keras")
+    for ours, theirs in (
+        (agent.variables, loaded.variables),
+        (agent.optimizer.variables, loaded.optimizer.variables),
+        (agent.critic_optimizer.variables, loaded.critic_optimizer.variables),
+    ):
+        assert_same_weights([v.numpy() for v in ours], [v.numpy() for v in theirs])
+    assert int(loaded.optimizer.iterations) == 24 == int(loaded.critic_optimizer.iterations)
+    assert float(loaded.clip_ratio) == pytest.approx(0.3)
+    assert not loaded.jit_compile
+    rows = np.random.default_rng(0).uniform(-1, 1, (50, 2))
+    np.testing.assert_array_equal(agent.act(rows, False), loaded.act(rows, False))
+    fit(agent)
+    fit(loaded)
+    assert_same_weights(weights_of(agent), weights_of(loaded))
+
+
+def test_schedules_survive_saving(tmp_path):
+    schedule = keras.optimizers.schedules.PolynomialDecay(0.2, 24, end_learning_rate=0.1)
+    agent = small_ppo(clip_ratio=schedule, target_kl=10.0, value_clip=0.5)
+    agent.compile(keras.optimizers.SGD(schedule), jit_compile=False)
+    fit(agent, epochs=1)
+    agent.save(tmp_path / "agent.keras")
+    loaded = keras.models.load_model(tmp_path / "agent.keras")
+    assert float(loaded.clip_ratio) == pytest.approx(0.15)
+    assert loaded.target_kl == 10.0 and loaded.value_clip == 0.5
+    assert float(loaded.optimizer.learning_rate) == pytest.approx(0.15)
+
+
+def test_an_agent_without_networks_can_be_saved(tmp_path):
+    agent = keras_pg.PPO(actor=keras_pg.mlp((8,)), gamma=0.9, seed=3)
+    agent.save(tmp_path / "agent.keras")
+    loaded = keras.models.load_model(tmp_path / "agent.keras")
+    assert loaded.gamma == 0.9 and loaded.seed == 3
+    loaded.build(Target().observation_space, Target().action_space)
+    assert loaded.actor.encoder.layers[0].units == 8
+
+
+def test_an_encoder_shared_by_actor_and_critic(tmp_path):
+    encoder = keras_pg.mlp((8,))
+    agent = keras_pg.PPO(encoder, encoder, num_minibatches=2, update_epochs=1, seed=0)
+    agent.compile(jit_compile=False)
+    fit(agent, epochs=1)
+    assert agent.actor.encoder is agent.critic.encoder
+    agent.save(tmp_path / "agent.keras")
+    loaded = keras.models.load_model(tmp_path / "agent.keras")
+    assert loaded.actor.encoder is loaded.critic.encoder
+    fit(agent, epochs=1)
+    fit(loaded, epochs=1)
+    assert_same_weights(weights_of(agent), weights_of(loaded))
+
+
+def test_seed_none_follows_keras_global_seed():
+    keras.utils.set_random_seed(7)
+    first = keras_pg.PPO().seed
+    keras.utils.set_random_seed(7)
+    assert keras_pg.PPO().seed == first
+    assert keras_pg.PPO().seed != first
+
+
+def test_callbacks_and_verbosity_do_not_touch_the_random_streams():
+    quiet, loud = small_ppo(), small_ppo()
+    fit(quiet)
+    fit(loud, verbose=2, validation_env=Target, callbacks=[Recorder()])
+    trained = [v.numpy() for v in quiet.trainable_variables]
+    assert_same_weights(trained, [v.numpy() for v in loud.trainable_variables])
+
+
+def test_agents_are_keras_models_with_tfp_distributions():
+    agent = small_ppo()
+    agent.build(Target().observation_space, Target(discrete=False).action_space)
+    assert isinstance(agent, keras.Model) and isinstance(agent.actor, keras.Model)
+    distribution = agent.actor.distribution(tf.zeros((5, 2)))
+    assert distribution.sample(seed=1).shape == (5, 1)
+    assert agent.critic(tf.zeros((5, 2))).shape == (5,)
