@@ -1,11 +1,17 @@
 """Policy-gradient reinforcement learning as Keras 3 models on TensorFlow."""
 
-import keras as _keras
+import os as _os
 
-if _keras.backend.backend() != "tensorflow":
+_backend = _os.environ.get("KERAS_BACKEND", "tensorflow")
+if _backend == "tensorflow":
+    # Only now: with another backend, importing Keras may fail for want of that backend's packages.
+    import keras as _keras
+
+    _backend = _keras.backend.backend()
+if _backend != "tensorflow":
     raise ImportError(
-        f'keras_pg needs the TensorFlow backend of Keras, found "{_keras.backend.backend()}". Set the '
-        'environment variable KERAS_BACKEND to "tensorflow" before Keras is imported.'
+        f'keras_pg needs the TensorFlow backend of Keras, found "{_backend}". Set the environment '
+        'variable KERAS_BACKEND to "tensorflow", or leave it out, before Keras is imported.'
     )
 
 from keras_pg._version import __version__

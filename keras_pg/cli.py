@@ -96,7 +96,9 @@ def _train(options):
         validation_env=options.env,
         callbacks=[
             keras.callbacks.CSVLogger(str(output / "history.csv")),
-            LearningCurve(output / "learning_curve.png", title=f"{options.env}, {algorithm.__name__}"),
+            LearningCurve(
+                output / "learning_curve.png", title=f"{options.env}, {algorithm.__name__}"
+            ),
         ],
     )
     seconds = time.perf_counter() - start

@@ -140,14 +140,17 @@ def test_lambda_zero_is_the_td_residual():
 
 
 def test_lambda_one_is_the_discounted_return_with_bootstrap_minus_the_value():
-    rewards, values, next_values, terminated, truncated = rollout = random_rollout(9)
+    rewards, values, next_values, terminated, truncated = random_rollout(9)
+    # Within an episode the successor's value is the next step's, and the sum telescopes.
+    within = ~(terminated | truncated)[:-1]
+    next_values[:-1][within] = values[1:][within]
     returns = np.zeros_like(rewards)
     following = next_values[-1]
     for t in reversed(range(9)):
         following = np.where(truncated[t], next_values[t], following)
         following = np.where(terminated[t], 0.0, following)
         following = returns[t] = rewards[t] + 0.9 * following
-    advantages = gae(*rollout, gamma=0.9, gae_lambda=1.0)
+    advantages = gae(rewards, values, next_values, terminated, truncated, gamma=0.9, gae_lambda=1.0)
     np.testing.assert_allclose(advantages, returns - values, **ROUNDING)
 
 

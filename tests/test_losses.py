@@ -162,7 +162,7 @@ def test_the_gradient_stops_on_the_pessimistic_side_only(ratio, advantage, slope
 
 
 def test_the_clipped_surrogate_never_exceeds_the_unclipped_objective():
-    ratio, advantages = columns(2, rows=200)
+    ratio, advantages = columns(2, rows=50)
     advantages = advantages - 1.0
     for r, a in zip(ratio, advantages):
         row = losses.clipped_surrogate(r[None], a[None], 0.2, tf.constant([True]))
@@ -281,7 +281,7 @@ def test_the_clipped_error_equals_the_plain_one_inside_the_clip_range():
 def test_the_clipped_error_is_nowhere_below_the_plain_one():
     rng = np.random.default_rng(0)
     larger = 0
-    for row in rng.normal(0, 2, (200, 3, 1)):
+    for row in rng.normal(0, 2, (50, 3, 1)):
         values, old_values, targets = map(tf.constant, row)
         mask = tf.constant([True])
         clipped = losses.clipped_squared_error(values, old_values, targets, 0.5, mask)
@@ -289,7 +289,7 @@ def test_the_clipped_error_is_nowhere_below_the_plain_one():
         # Inside the range V_old + (V - V_old) may round to a neighbour of V.
         assert clipped >= plain * (1 - 1e-12)
         larger += bool(clipped > 1.01 * plain)
-    assert larger > 20
+    assert larger > 5
 
 
 def test_explained_variance_of_a_perfect_critic_is_one():

@@ -8,8 +8,8 @@ an iteration, from values predicted while collecting. Networks: separate, tanh, 
 What could not be matched to the other libraries:
 
 - The clip ratio stays constant (the agent takes a Python float); the learning rate does decay.
-- TF-Agents bootstraps nothing at a time limit (`PPOAgent` zeroes every episode's last discount), and
-  the end of a rollout from V(s_{T-1}) instead of V(s_T) (`compute_advantages` drops V(s_T) first).
+- TF-Agents bootstraps nothing at a time limit (`PPOAgent` zeroes every episode's last discount).
+- It bootstraps a rollout's end from V(s_{T-1}), not V(s_T) (`compute_advantages` drops V(s_T)).
 - Its environments spend one row on each reset. A rollout has as many rows as elsewhere, so slightly
   fewer transitions; "env_steps" counts transitions only, rows of resets are masked in the losses.
 - Output layers keep TF-Agents' initialisation; hidden ones are orthogonal like the others'.

@@ -1,0 +1,113 @@
+"""The wheel, the import graph, and the import itself."""
+
+import ast
+import os
+import pathlib
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# Arrows point down: a module may import those of later layers only.
+LAYERS = [
+    {"__main__"},
+    {"cli"},
+    {"__init__"},
+    {"agents.__init__"},
+    {"agents.ppo"},
+    {"agents.agent"},
+    {"saved_model", "callbacks"},
+    {"rollouts.__init__", "rollouts.evaluation", "rollouts.dataset", "rollouts.minibatches"},
+    {"rollouts.acting", "rollouts.vector_env"},
+    {"networks", "rollouts.rollout"},
+    {"advantages", "losses", "distributions", "normalization"},
+    {"spaces", "_version"},
+]
+MATHS = {"advantages", "losses", "distributions", "normalization"}
+
+
+def modules():
+    for path in sorted((ROOT / "keras_pg").rglob("*.py")):
+        yield ".".join(path.relative_to(ROOT / "keras_pg").with_suffix("").parts), path
+
+
+def imports(path):
+    """Every module a file imports, as (dotted name, imported name or None)."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def own_imports(path, names):
+    for module, name in imports(path):
+        if module.split(".")[0] != "keras_pg":
+            continue
+        inner = module.removeprefix("keras_pg").removeprefix(".")
+        candidates = [f"{inner}.{name}".strip("."), inner, f"{inner}.__init__".strip(".")]
+        yield next(c for c in candidates if c in names)
+
+
+def test_every_module_has_a_layer_and_imports_only_lower_ones():
+    layer_of = {name: i for i, layer in enumerate(LAYERS) for name in layer}
+    names = {name for name, _ in modules()}
+    assert names == set(layer_of)
+    for name, path in modules():
+        for imported in own_imports(path, names):
+            assert layer_of[imported] > layer_of[name], f"{name} imports {imported}"
+
+
+def test_maths_modules_import_nothing_but_tensorflow_and_its_kin():
+    allowed = {"tensorflow", "tensorflow_probability", "keras", "numpy", "gymnasium", "keras_pg"}
+    for name, path in modules():
+        if name in MATHS:
+            assert {module.split(".")[0] for module, _ in imports(path)} <= allowed
+
+
+def test_only_the_vector_collector_needs_the_vector_api():
+    users = {
+        name
+        for name, path in modules()
+        if any(module.startswith("gymnasium.vector") for module, _ in imports(path))
+    }
+    assert users == {"rollouts.vector_env"}
+
+
+def test_the_wheel_holds_the_package_and_its_type_marker_only(tmp_path):
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", tmp_path, ROOT]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"keras_pg"}
+    assert "keras_pg/py.typed" in names
+    assert sorted(n for n in names if n.endswith(".py")) == [
+        str(path.relative_to(ROOT)) for _, path in sorted(modules(), key=lambda item: str(item[1]))
+    ]
+
+
+def test_another_backend_is_refused_by_name():
+    environment = {**os.environ, "KERAS_BACKEND": "numpy"}
+    result = subprocess.run(
+        [sys.executable, "-c", "import keras_pg"],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert 'ImportError: keras_pg needs the TensorFlow backend of Keras, found "numpy"' in (
+        result.stderr
+    )
+
+
+def test_public_names_are_listed_one_by_one():
+    import keras_pg
+
+    for name in keras_pg.__all__:
+        assert hasattr(keras_pg, name)
+    with pytest.raises(AttributeError):
+        _ = keras_pg.does_not_exist

@@ -1,0 +1,336 @@
+"""PPO's train step against hand calculation, identities, and known answers."""
+
+import gymnasium
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import keras_pg
+from keras_pg import advantages
+from keras_pg.rollouts.rollout import Rollout
+
+OBSERVATIONS = gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32)
+DISCRETE = gymnasium.spaces.Discrete(3)
+CONTINUOUS = gymnasium.spaces.Box(-0.5, 2.0, (2,), np.float32)
+
+
+def make_agent(action_space=DISCRETE, actor=None, critic=None, optimizer=None, **settings):
+    settings = {"seed": 0, "normalize_observations": False, **settings}
+    actor, critic = actor or keras_pg.mlp((8,), seed=1), critic or keras_pg.mlp((8,), seed=2)
+    agent = keras_pg.PPO(actor, critic, **settings)
+    agent.build(OBSERVATIONS, action_space)
+    agent.compile(optimizer or keras.optimizers.Adam(1e-2), jit_compile=False)
+    rng = np.random.default_rng(1)
+    for variable in agent.trainable_variables:  # away from the near-uniform start
+        variable.assign_add(0.3 * rng.normal(size=variable.shape))
+    return agent
+
+
+def make_rollout(agent, T=8, N=4, seed=0, invalid=()):
+    rng = np.random.default_rng(seed)
+    observations = rng.uniform(-1, 1, (T, N, 3)).astype("float32")
+    parameters = agent.actor(observations.reshape(-1, 3))
+    policy = agent.actor.action_distribution
+    actions = policy.sample(parameters, policy.draw_noise(rng, (T * N,))).numpy()
+    valid = np.ones((T, N), bool)
+    for row in invalid:
+        valid[row] = False
+    return Rollout(
+        observations=observations,
+        actions=actions.reshape((T, N, *policy.action_shape)),
+        rewards=rng.normal(size=(T, N)).astype("float32"),
+        terminated=rng.random((T, N)) < 0.1,
+        truncated=rng.random((T, N)) < 0.1,
+        valid=valid,
+        timesteps=np.zeros((T, N), np.int32),
+        next_observations=rng.uniform(-1, 1, (T, N, 3)).astype("float32"),
+        episode_returns=np.zeros((T, N), np.float32),
+        discounted_returns=rng.normal(size=(T, N)).astype("float32"),
+    )
+
+
+def step(agent, rollout):
+    """One train step as a graph; the logs as floats."""
+    rollout = tf.nest.map_structure(tf.constant, rollout)
+    logs = tf.function(agent.train_step, autograph=False)(rollout)
+    return {name: float(value) for name, value in logs.items()}
+
+
+def weights(agent):
+    return [v.numpy().copy() for v in agent.trainable_variables]
+
+
+@keras.saving.register_keras_serializable("tests")
+class Dropping(keras.Model):
+    """An encoder whose training mode differs from its inference mode."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(8, "tanh")
+        self.normalization = keras.layers.BatchNormalization()
+        self.dropout = keras.layers.Dropout(0.5)
+
+    def call(self, x, training=False):
+        x = self.normalization(self.dense(x), training=training)
+        return self.dropout(x, training=training)
+
+
+@pytest.mark.parametrize(
+    "action_space, squash", [(DISCRETE, False), (CONTINUOUS, False), (CONTINUOUS, True)]
+)
+def test_ratio_is_one_before_the_first_gradient_step(action_space, squash):
+    """Pitfall 5, with dropout, batch normalization, squashing and a running normalizer."""
+    agent = make_agent(
+        action_space,
+        Dropping(),
+        Dropping(),
+        squash_actions=squash,
+        normalize_observations=True,
+        update_epochs=2,
+        num_minibatches=1,
+    )
+    agent.actor.update_normalization(
+        tf.random.stateless_normal((50, 3), (1, 2)) * 3 + 1, [True] * 50
+    )
+    ratios = []
+
+    class Recording(keras_pg.PPO):
+        def surrogate_loss(self, observations, actions, old_log_probs, *rest):
+            log_probs = policy.log_prob(self.actor(observations), actions)
+            ratios.append(tf.exp(log_probs - old_log_probs).numpy())
+            return super().surrogate_loss(observations, actions, old_log_probs, *rest)
+
+    policy = agent.actor.action_distribution
+    agent.__class__ = Recording
+    for _ in range(2):  # the second rollout meets a normalizer that has moved, and new weights
+        agent.train_step(tf.nest.map_structure(tf.constant, make_rollout(agent)))
+    assert len(ratios) == 4
+    for first_of_its_update in (ratios[0], ratios[2]):
+        assert np.max(np.abs(first_of_its_update - 1.0)) < 1e-5
+    assert np.max(np.abs(ratios[1] - 1.0)) > 1e-3
+
+
+@pytest.mark.parametrize("action_space", [DISCRETE, CONTINUOUS])
+def test_one_epoch_one_minibatch_is_the_actor_critic_step(action_space):
+    """At r = 1 the clipped surrogate's gradient is the policy gradient E[Â ∇ log π]."""
+    agent = make_agent(
+        action_space,
+        optimizer=keras.optimizers.SGD(0.1),
+        update_epochs=1,
+        num_minibatches=1,
+        entropy_coef=0.01,
+        normalize_advantages=False,
+    )
+    rollout = make_rollout(agent)
+    before, variables = weights(agent), agent.trainable_variables
+    observations = rollout.observations.reshape(-1, 3)
+    next_observations = rollout.next_observations.reshape(-1, 3)
+    actions = rollout.actions.reshape((32, -1))
+    values = agent.critic(observations)
+    psi = advantages.gae(
+        tf.constant(rollout.rewards),
+        tf.reshape(values, (8, 4)),
+        tf.reshape(agent.critic(next_observations), (8, 4)),
+        rollout.terminated,
+        rollout.truncated,
+        gamma=0.99,
+        gae_lambda=0.95,
+    )
+    psi = tf.reshape(psi, [-1])
+    with tf.GradientTape() as tape:
+        parameters = agent.actor(observations)
+        if action_space is DISCRETE:
+            log_pi = tf.nn.log_softmax(parameters)
+            log_probs = tf.gather(log_pi, actions[:, 0], batch_dims=1)
+            entropy = -tf.reduce_sum(tf.exp(log_pi) * log_pi, axis=-1)
+        else:
+            mean, log_std = tf.split(parameters, 2, axis=-1)
+            normal = tfp.distributions.Normal(mean, tf.exp(log_std))
+            log_probs = tf.reduce_sum(normal.log_prob(actions), axis=-1)
+            entropy = tf.reduce_sum(normal.entropy(), axis=-1)
+        policy_loss = -tf.reduce_mean(psi * log_probs)
+        value_loss = tf.reduce_mean((agent.critic(observations) - (psi + values)) ** 2)
+        loss = policy_loss + 0.5 * value_loss - 0.01 * tf.reduce_mean(entropy)
+    gradients = tape.gradient(loss, variables)
+    step(agent, rollout)
+    for old, gradient, variable in zip(before, gradients, variables, strict=True):
+        np.testing.assert_allclose(variable.numpy(), old - 0.1 * gradient, atol=1e-6)
+
+
+def test_eager_graph_and_xla_agree():
+    agents = [make_agent(CONTINUOUS, num_minibatches=4, update_epochs=2) for _ in range(3)]
+    rollout = make_rollout(agents[0])
+    tensors = tf.nest.map_structure(tf.constant, rollout)
+    eager, graph, xla = agents
+    logs = [
+        eager.train_step(tensors),
+        tf.function(graph.train_step, autograph=False)(tensors),
+        tf.function(xla.train_step, autograph=False, jit_compile=True)(tensors),
+    ]
+    for other, other_logs in ((graph, logs[1]), (xla, logs[2])):
+        for a, b in zip(eager.trainable_variables, other.trainable_variables, strict=True):
+            # Adam divides by the root of the second moment: rounding of 1e-7 grows to 1e-5.
+            np.testing.assert_allclose(a.numpy(), b.numpy(), atol=2e-5)
+        for name in ("loss", "approx_kl", "entropy", "explained_variance"):
+            assert float(logs[0][name]) == pytest.approx(float(other_logs[name]), abs=1e-5)
+
+
+@pytest.mark.parametrize("value_clip", [None, 0.2])
+def test_garbage_in_invalid_rows_changes_nothing(value_clip):
+    """Pitfall 2: what a NEXT_STEP environment returns while it resets is no transition."""
+    rows = [(2, 1), (5, 3)]
+    clean, dirty = (
+        make_agent(
+            CONTINUOUS, num_minibatches=4, update_epochs=2, value_clip=value_clip, entropy_coef=0.1
+        )
+        for _ in range(2)
+    )
+    rollout = make_rollout(clean, invalid=rows)
+    polluted = rollout._replace(
+        **{
+            name: getattr(rollout, name).copy()
+            for name in ("actions", "rewards", "next_observations")
+        }
+    )
+    for row in rows:
+        polluted.actions[row] = 1e9
+        polluted.rewards[row] = 1e9
+        polluted.next_observations[row] = 1e9
+    first, second = step(clean, rollout), step(dirty, polluted)
+    assert first == second
+    for a, b in zip(weights(clean), weights(dirty), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert int(clean.env_steps) == 8 * 4 - 2
+
+
+def test_the_step_that_breaks_target_kl_is_not_applied():
+    agent = make_agent(
+        optimizer=keras.optimizers.SGD(2.0), target_kl=0.01, update_epochs=50, num_minibatches=1
+    )
+    history = []
+
+    class Recording(keras_pg.PPO):
+        def surrogate_loss(self, *batch):
+            loss, metrics = super().surrogate_loss(*batch)
+            history.append(float(metrics["approx_kl"]))
+            return loss, metrics
+
+    agent.__class__ = Recording
+    before = int(agent.optimizer.iterations)
+    logs = agent.train_step(tf.nest.map_structure(tf.constant, make_rollout(agent)))
+    applied = int(agent.optimizer.iterations) - before
+    assert float(logs["n_updates"]) == applied < 50
+    assert history[-1] > 0.015 and all(kl <= 0.015 for kl in history[:-1])
+    assert len(history) == applied + 1
+    assert float(logs["approx_kl"]) <= 0.015  # the mean of the steps that were taken
+
+
+def test_normalizer_is_frozen_during_the_update_and_then_moves_once():
+    agent = make_agent(normalize_observations=True, num_minibatches=2, update_epochs=3)
+    rollout = make_rollout(agent, invalid=[(0, 0)])
+    step(agent, rollout)
+    rows = rollout.observations.reshape(-1, 3)[1:]
+    for network in (agent.actor, agent.critic):
+        assert float(network.normalization.count) == 31
+        np.testing.assert_allclose(network.normalization.mean.numpy(), rows.mean(0), rtol=1e-6)
+        np.testing.assert_allclose(network.normalization.variance(), rows.var(0), rtol=1e-6)
+
+
+def test_reward_scaling_leaves_the_rollout_raw():
+    agent = make_agent(normalize_rewards=True, num_minibatches=1, update_epochs=1)
+    rollout = make_rollout(agent)
+    step(agent, rollout)
+    expected = rollout.discounted_returns.std()
+    assert float(agent.reward_scaling.variance()) == pytest.approx(expected**2, rel=1e-6)
+
+
+def test_gradients_reach_only_their_own_network():
+    agent = make_agent()
+    rollout = make_rollout(agent)
+    batch = [rollout.observations.reshape(-1, 3), rollout.actions.reshape(-1)]
+    old = agent.actor.action_distribution.log_prob(agent.actor(batch[0]), batch[1])
+    rows = [tf.zeros(32), tf.random.stateless_normal((32,), (0, 1)), tf.ones(32), tf.ones(32) > 0]
+    with tf.GradientTape(persistent=True) as tape:
+        _, metrics = agent.surrogate_loss(*batch, old, *rows)
+    actor, critic = agent.actor.trainable_variables, agent.critic.trainable_variables
+    assert all(g is None for g in tape.gradient(metrics["policy_loss"], critic))
+    assert all(g is None for g in tape.gradient(metrics["value_loss"], actor))
+    assert tf.linalg.global_norm(tape.gradient(metrics["policy_loss"], actor)) > 1e-3
+
+
+class Forever(gymnasium.Env):
+    """One state, reward 1, no end of its own."""
+
+    observation_space = gymnasium.spaces.Discrete(1)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return 0, {}
+
+    def step(self, action):
+        return 0, 1.0, False, False, {}
+
+
+class Ending(Forever):
+    """The same, but the fourth step is terminal."""
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self.t += 1
+        return 0, 1.0, self.t == 4, False, {}
+
+
+def learned_value(env):
+    agent = keras_pg.PPO(
+        gamma=0.9, gae_lambda=0.5, num_minibatches=1, update_epochs=10, value_coef=1.0, seed=0
+    )
+    agent.compile(keras.optimizers.Adam(0.02), jit_compile=False)
+    agent.fit(env, num_envs=2, num_steps=16, epochs=1, steps_per_epoch=60, verbose=0)
+    return agent.critic(np.array([0])).numpy().item()
+
+
+def test_time_limits_bootstrap_and_terminations_do_not():
+    """Reward 1 for ever under a time limit is worth 1 / (1 - γ) = 10, and less if it ends."""
+    limited = learned_value(lambda: gymnasium.wrappers.TimeLimit(Forever(), 4))
+    assert limited == pytest.approx(10.0, rel=0.03)
+    assert learned_value(Ending) < 5.0
+
+
+class Sign(gymnasium.Env):
+    """One-step episodes; the reward asks for the sign of the observation."""
+
+    def __init__(self, action_space):
+        self.observation_space, self.action_space = OBSERVATIONS, action_space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.state = self.np_random.uniform(-1, 1, 3).astype(np.float32)
+        return self.state, {}
+
+    def step(self, action):
+        want = 1.0 if self.state[0] > 0 else -1.0
+        reward = float(action == (want > 0)) if np.isscalar(action) else -((action[0] - want) ** 2)
+        return self.reset()[0], float(reward), True, False, {}
+
+
+@pytest.mark.parametrize(
+    "action_space, settings, bar",
+    [
+        (gymnasium.spaces.Discrete(2), {}, 0.95),
+        (gymnasium.spaces.Box(-2.0, 2.0, (1,), np.float32), {}, -0.15),
+        (gymnasium.spaces.Box(-2.0, 2.0, (1,), np.float32), {"squash_actions": True}, -0.15),
+    ],
+)
+def test_learns_the_sign(action_space, settings, bar):
+    agent = keras_pg.PPO(num_minibatches=4, update_epochs=4, seed=0, **settings)
+    agent.compile(keras.optimizers.Adam(3e-3), jit_compile=False)
+    make = lambda: Sign(action_space)  # noqa: E731
+    agent.fit(make, num_envs=4, num_steps=64, epochs=1, steps_per_epoch=40, verbose=0)
+    result = agent.evaluate(make, episodes=200, verbose=0)
+    assert result["episode_return"] > bar

@@ -1,0 +1,808 @@
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from environments import perturb, perturbed_agent
+from gymnasium.spaces import Box, Discrete
+from tensorflow.core.protobuf import config_pb2, saved_model_pb2
+from tensorflow_serving.apis import prediction_log_pb2
+
+import keras_pg
+from keras_pg import saved_model, spaces
+
+# As CartPole's: two dimensions have no bounds.
+CARTPOLE = Box(np.float32([-4.8, -np.inf, -0.42, -np.inf]), np.float32([4.8, np.inf, 0.42, np.inf]))
+UNBOUNDED = Box(-np.inf, np.inf, (3,))
+BOUNDED = Box(np.float32([-2.0, 0.5]), np.float32([2.0, 1.0]))
+
+
+def regularized_encoder():
+    """Acts differently in training and in inference."""
+    layers = [keras.layers.Dense(16, "tanh"), keras.layers.BatchNormalization()]
+    return keras.Sequential([*layers, keras.layers.Dropout(0.5)])
+
+
+# name: observation space, action space, options of the agent, what `serving_default` gives beside
+# the action.
+PROBABILITIES = {"probabilities"}
+GAUSSIAN = {"mean", "standard_deviation"}
+SQUASHED = {"unsquashed_mean", "unsquashed_standard_deviation"}
+POLICIES = {
+    "cartpole": (CARTPOLE, Discrete(2), {}, PROBABILITIES),
+    "clipped": (UNBOUNDED, BOUNDED, {}, GAUSSIAN),
+    "squashed": (UNBOUNDED, BOUNDED, {"squash_actions": True}, SQUASHED),
+    "discrete": (Discrete(6, start=3), Discrete(4, start=2), {}, PROBABILITIES),
+    "float64": (Box(-np.inf, np.inf, (3,), np.float64), BOUNDED, {}, GAUSSIAN),
+    "float64 actions": (UNBOUNDED, Box(-0.1, 0.1, (2,), np.float64), {}, GAUSSIAN),
+    "uint8": (Box(0, 255, (3,), np.uint8), Discrete(3, dtype=np.int32), {}, PROBABILITIES),
+    "regularized": (
+        UNBOUNDED,
+        BOUNDED,
+        {"actor": regularized_encoder, "normalize_observations": False},
+        GAUSSIAN,
+    ),
+}
+
+
+def agent_of(name):
+    observation_space, action_space, options, _ = POLICIES[name]
+    options = {key: value() if callable(value) else value for key, value in options.items()}
+    agent = perturbed_agent(
+        observation_space, action_space, **{"actor": keras_pg.mlp((16, 16)), **options}
+    )
+    # With an optimizer and its slots, as after `fit`.
+    agent.compile()
+    return agent
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """(agent, version directory) of a policy, made once for all tests that leave it as it is."""
+
+    @functools.cache
+    def export(name, format="saved_model", value=False):
+        agent = agent_of(name)
+        base = tmp_path_factory.mktemp("policies") / "policy"
+        return agent, agent.export(base, format=format, value=value)
+
+    return export
+
+
+@pytest.fixture(scope="module")
+def small_agent():
+    """An agent that exports fast, for tests of directories."""
+    return perturbed_agent(Discrete(3), Discrete(2), actor=keras_pg.mlp((2,)))
+
+
+def raw_observations(space, count=1000):
+    """Observations of the space, and others far outside of it."""
+    rng = np.random.default_rng(0)
+    if isinstance(space, Discrete):
+        observations = rng.integers(space.start - 2, space.start + space.n + 2, count)
+        observations[::100] = 10**6
+    elif np.issubdtype(space.dtype, np.integer):
+        observations = rng.integers(0, 256, (count, *space.shape))
+    else:
+        observations = rng.normal(size=(count, *space.shape))
+        observations[::5] *= 100.0
+        observations[::20] *= 1e6
+        observations[::100] *= 1e28 if space.dtype == np.float32 else 1e290
+    return observations.astype(space.dtype)
+
+
+class Server:
+    """Runs signatures as TensorFlow Serving does: in a session, and without checking shapes."""
+
+    def __init__(self, directory):
+        graph = tf.Graph()
+        self.session = tf.compat.v1.Session(graph=graph)
+        with graph.as_default():
+            meta_graph = tf.compat.v1.saved_model.load(self.session, ["serve"], str(directory))
+        self.signatures = meta_graph.signature_def
+
+    def __call__(self, signature, **inputs):
+        signature = self.signatures[signature]
+        assert set(inputs) == set(signature.inputs)
+        options = config_pb2.CallableOptions(
+            feed=[signature.inputs[name].name for name in inputs],
+            fetch=[tensor.name for tensor in signature.outputs.values()],
+        )
+        # Not `Session.run`, which would check the shapes.
+        run = self.session._make_callable_from_options(options)
+        return dict(zip(signature.outputs, run(*inputs.values())))
+
+
+# ------------------------------------------------------------------------------ what is served
+
+WITHOUT_LIBRARIES = """
+import importlib.machinery, json, sys
+
+ABSENT = "keras", "tensorflow_probability", "tf_keras", "gymnasium", "keras_pg"
+
+class Refuse:
+    def create_module(self, spec):
+        raise ImportError(f"{spec.name} is not to be had here")
+    def exec_module(self, module):
+        pass
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ABSENT:
+            return importlib.machinery.ModuleSpec(name, Refuse())
+
+sys.meta_path.insert(0, Finder())
+import numpy as np, tensorflow as tf
+
+for name in ABSENT:
+    try:
+        __import__(name)
+    except ImportError:
+        continue
+    raise AssertionError(name)
+for job in json.load(open(sys.argv[1])):
+    policy = tf.saved_model.load(job["directory"])
+    serve = policy.signatures["serving_default"]
+    observations = np.load(job["observations"])
+    actions = {}
+    for size in (1, 7, 64):
+        batches = [observations[i : i + size] for i in range(0, len(observations), size)]
+        outputs = [serve(observation=tf.constant(batch))["action"].numpy() for batch in batches]
+        actions[str(size)] = np.concatenate(outputs)
+    np.savez(job["actions"], **actions)
+"""
+
+
+@pytest.fixture(scope="module")
+def served(exported, tmp_path_factory):
+    """{name: {batch size: actions}} from a process that has TensorFlow only."""
+    directory = tmp_path_factory.mktemp("served")
+    jobs = []
+    for i, (name, (space, *_)) in enumerate(POLICIES.items()):
+        jobs.append(
+            {
+                "directory": str(exported(name)[1]),
+                "observations": str(directory / f"observations{i}.npy"),
+                "actions": str(directory / f"actions{i}.npz"),
+            }
+        )
+        np.save(jobs[-1]["observations"], raw_observations(space))
+    (directory / "jobs.json").write_text(json.dumps(jobs))
+    command = [sys.executable, "-c", WITHOUT_LIBRARIES, str(directory / "jobs.json")]
+    subprocess.run(command, check=True, timeout=120)
+    return {name: dict(np.load(job["actions"])) for name, job in zip(POLICIES, jobs)}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_tensorflow_alone_gives_the_agents_actions_for_raw_observations(name, exported, served):
+    agent, _ = exported(name)
+    space = agent.actor.action_space
+    expected = agent.act(raw_observations(agent.actor.observation_space))
+    assert len(np.unique(expected, axis=0)) > 1
+    for actions in served[name].values():
+        assert actions.dtype == expected.dtype and actions.shape == expected.shape
+        np.testing.assert_allclose(actions, expected, rtol=0, atol=1e-6)
+        assert all(space.contains(action) for action in actions)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_signatures_name_and_type_their_tensors_as_documented(name, exported):
+    observation_space, action_space, _, described = POLICIES[name]
+    signatures = tf.saved_model.load(str(exported(name)[1])).signatures
+    assert set(signatures) == {"serving_default", "sample"}
+    observation = ((None, *observation_space.shape), observation_space.dtype)
+    action = ((None, *action_space.shape), action_space.dtype)
+    size = action_space.n if isinstance(action_space, Discrete) else action_space.shape[0]
+    descriptions = {name: ((None, size), np.float32) for name in described}
+    assert inputs_of(signatures["serving_default"]) == {"observation": observation}
+    assert outputs_of(signatures["serving_default"]) == {"action": action, **descriptions}
+    assert inputs_of(signatures["sample"]) == {
+        "observation": observation,
+        "seed": ((None, 2), np.int32),
+    }
+    assert outputs_of(signatures["sample"]) == {"action": action, "log_prob": ((None,), np.float32)}
+
+
+def inputs_of(signature):
+    positional, named = signature.structured_input_signature
+    assert positional == ()
+    return {name: (tuple(spec.shape), spec.dtype.as_numpy_dtype) for name, spec in named.items()}
+
+
+def outputs_of(signature):
+    outputs = signature.structured_outputs
+    return {name: (tuple(spec.shape), spec.dtype.as_numpy_dtype) for name, spec in outputs.items()}
+
+
+def test_the_value_is_served_if_asked_for(exported):
+    agent, directory = exported("cartpole", value=True)
+    observations = raw_observations(CARTPOLE, 64)
+    values = Server(directory)("value", observation=observations)
+    assert set(values) == {"value"}
+    np.testing.assert_allclose(values["value"], agent.critic(observations), rtol=1e-5, atol=1e-6)
+
+
+def test_what_describes_the_policy_describes_it(exported):
+    for name in ("cartpole", "clipped", "squashed"):
+        agent, directory = exported(name)
+        observations = raw_observations(agent.actor.observation_space, 20)
+        outputs = Server(directory)("serving_default", observation=observations)
+        distribution = agent.actor.distribution(observations)
+        if name == "cartpole":
+            found = {"probabilities": distribution.probs_parameter()}
+        else:
+            prefix = "unsquashed_" if name == "squashed" else ""
+            found = {
+                f"{prefix}mean": distribution.mean(),
+                f"{prefix}standard_deviation": distribution.stddev(),
+            }
+        for key, expected in found.items():
+            np.testing.assert_allclose(outputs[key], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["cartpole", "discrete", "uint8", "float64"])
+def test_a_json_request_by_rows_holds_numbers_of_the_declared_type(name, exported):
+    agent, directory = exported(name)
+    server = Server(directory)
+    observations, seeds = (
+        raw_observations(agent.actor.observation_space, 3),
+        [[0, 1], [7, 8], [9, 9]],
+    )
+    declared = server.signatures["serving_default"].inputs["observation"].dtype
+
+    body = json.loads(json.dumps({"instances": observations.tolist()}))
+    posted = as_the_rest_api_reads(body["instances"], declared)
+    np.testing.assert_array_equal(posted, observations)
+    outputs = server("serving_default", observation=posted)
+    np.testing.assert_allclose(outputs["action"], agent.act(observations), atol=1e-6)
+    # By rows, each output must have a row for each row of the input.
+    assert all(len(output) == 3 for output in outputs.values())
+
+    rows = [{"observation": o, "seed": s} for o, s in zip(observations.tolist(), seeds)]
+    rows = json.loads(json.dumps({"signature_name": "sample", "instances": rows}))["instances"]
+    outputs = server(
+        "sample",
+        observation=as_the_rest_api_reads([row["observation"] for row in rows], declared),
+        seed=as_the_rest_api_reads([row["seed"] for row in rows], tf.int32.as_datatype_enum),
+    )
+    assert all(len(output) == 3 for output in outputs.values())
+
+
+def as_the_rest_api_reads(instances, declared):
+    """An array of JSON values; TensorFlow Serving refuses 1.0 where an integer is declared."""
+    dtype = tf.as_dtype(declared)
+    kinds = {type(value) for value in np.array(instances, object).ravel()}
+    assert kinds <= ({int} if dtype.is_integer else {int, float})
+    return np.array(instances, dtype.as_numpy_dtype)
+
+
+# ------------------------------------------------------------------------- what is in the artefact
+
+
+def operations(graph_def):
+    """Of a graph and all its functions: the operations, and the attributes that are True."""
+    nodes = list(graph_def.node)
+    attributes = set()
+    for function in graph_def.library.function:
+        nodes += function.node_def
+        attributes |= {key for key, value in function.attr.items() if value.b}
+    attributes |= {key for node in nodes for key, value in node.attr.items() if value.b}
+    return {node.op for node in nodes}, attributes
+
+
+UNSERVABLE = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
+
+
+@pytest.mark.parametrize("name", ["cartpole", "clipped", "squashed"])
+def test_nothing_in_the_graph_needs_python_or_xla_or_keeps_a_random_state(name, exported):
+    _, directory = exported(name)
+    message = saved_model_pb2.SavedModel.FromString((directory / "saved_model.pb").read_bytes())
+    (meta_graph,) = message.meta_graphs
+    ops, attributes = operations(meta_graph.graph_def)
+    assert not ops & UNSERVABLE
+    assert not any("XlaMustCompile" in key for key in attributes)
+    random = {op for op in ops if "Random" in op or "Multinomial" in op}
+    assert random and all(op.startswith("Stateless") for op in random)
+
+
+def test_python_and_xla_would_be_found_in_a_graph():
+    inner = tf.function(lambda x: x + 1, jit_compile=True)
+    outer = tf.function(lambda x: tf.py_function(lambda y: y, [inner(x)], tf.float32))
+    graph = outer.get_concrete_function(tf.TensorSpec([], tf.float32)).graph
+    ops, attributes = operations(graph.as_graph_def())
+    assert ops & UNSERVABLE and any("XlaMustCompile" in key for key in attributes)
+
+
+@pytest.mark.parametrize("value", [False, True])
+def test_the_variables_are_those_of_policy_and_normalizer_and_no_others(value, exported):
+    agent, directory = exported("cartpole", value=value)
+    prefix = str(directory / "variables" / "variables")
+    stored = sorted(
+        tuple(shape)
+        for name, shape in tf.train.list_variables(prefix)
+        if name != "_CHECKPOINTABLE_OBJECT_GRAPH"
+    )
+    networks = [agent.actor, agent.critic] if value else [agent.actor]
+    expected = []
+    for network in networks:
+        layer = network.normalization
+        statistics = [layer.offset, layer.offset_remainder, layer.scale]
+        expected += [tuple(v.shape) for v in [*network.trainable_variables, *statistics]]
+    assert stored == sorted(expected)
+    data = directory / "variables" / "variables.data-00000-of-00001"
+    numbers = sum(int(np.prod(shape)) for shape in expected)
+    # float32, and the graph of objects.
+    assert 4 * numbers <= data.stat().st_size < 4 * numbers + 8192
+
+
+@pytest.mark.parametrize("name", ["cartpole", "discrete", "uint8"])
+def test_warm_up_requests_are_valid_for_each_signature_and_batch_size(name, exported):
+    value = name == "cartpole"
+    _, directory = exported(name, value=value)
+    server = Server(directory)
+    path = directory / "assets.extra" / "tf_serving_warmup_requests"
+    records = [record.numpy() for record in tf.data.TFRecordDataset(str(path))]
+    seen = []
+    for record in records:
+        log = prediction_log_pb2.PredictionLog.FromString(record)
+        assert log.WhichOneof("log_type") == "predict_log"
+        request = log.predict_log.request
+        signature = request.model_spec.signature_name
+        declared = server.signatures[signature].inputs
+        assert set(request.inputs) == set(declared)
+        inputs = {key: tf.make_ndarray(tensor) for key, tensor in request.inputs.items()}
+        for key, array in inputs.items():
+            assert tf.as_dtype(declared[key].dtype) == array.dtype
+            dims = [dim.size for dim in declared[key].tensor_shape.dim]
+            assert dims[0] == -1 and array.shape[1:] == tuple(dims[1:])
+        (batch_size,) = {len(array) for array in inputs.values()}
+        outputs = server(signature, **inputs)
+        assert all(len(output) == batch_size for output in outputs.values())
+        assert not any(np.isnan(output).any() for output in outputs.values())
+        seen.append((signature, batch_size))
+    signatures = {"serving_default", "sample"} | ({"value"} if value else set())
+    sizes = [1, 2, 4, 8, 16, 32, 64]
+    assert sorted(seen) == sorted((s, b) for s in signatures for b in sizes)
+    assert len(records) <= 1000
+
+
+def test_the_description_names_spaces_training_and_versions(tmp_path, small_agent):
+    for name in ("cartpole", "uint8"):
+        agent = agent_of(name)
+        agent.env_steps.assign(4096)
+        agent.iteration.assign(2)
+        text = (agent.export(tmp_path) / "assets.extra" / "policy.json").read_text()
+        # Strictly JSON, which has no infinity.
+        description = json.loads(text, parse_constant=lambda constant: pytest.fail(constant))
+        observation_space, action_space, *_ = POLICIES[name]
+        assert spaces.from_config(description.pop("observation_space")) == observation_space
+        assert spaces.from_config(description.pop("action_space")) == action_space
+        assert description == {
+            "algorithm": "PPO",
+            "iterations": 2,
+            "env_steps": 4096,
+            "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
+        }
+
+
+# -------------------------------------------------------------------------- requests that are odd
+
+
+@pytest.mark.parametrize("signature", ["serving_default", "sample", "value"])
+@pytest.mark.parametrize("shape", [(2, 1), (2, 3), (2, 5), (4,), (), (2, 4, 1), (1, 2, 4)])
+def test_an_observation_of_the_wrong_shape_is_an_error_even_where_it_would_broadcast(
+    signature, shape, exported
+):
+    _, directory = exported("cartpole", value=True)
+    inputs = {"observation": np.zeros(shape, np.float32)}
+    if signature == "sample":
+        inputs["seed"] = np.zeros((2, 2), np.int32)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="shape"):
+        Server(directory)(signature, **inputs)
+
+
+@pytest.mark.parametrize("name", ["cartpole", "clipped"])
+@pytest.mark.parametrize("shape", [(2,), (3, 1), (3, 3), (1, 2), (2, 2)])
+def test_each_of_three_observations_must_have_a_seed_of_two_integers(name, shape, exported):
+    agent, directory = exported(name)
+    observations = raw_observations(agent.actor.observation_space, 3)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        Server(directory)("sample", observation=observations, seed=np.zeros(shape, np.int32))
+
+
+def test_one_observation_with_many_seeds_is_an_error(exported):
+    agent, directory = exported("cartpole")
+    observations = raw_observations(agent.actor.observation_space, 1)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        Server(directory)("sample", observation=observations, seed=np.zeros((5, 2), np.int32))
+
+
+@pytest.mark.parametrize("name", ["cartpole", "squashed", "discrete"])
+def test_no_rows_give_no_rows(name, exported):
+    agent, directory = exported(name)
+    server = Server(directory)
+    observations = raw_observations(agent.actor.observation_space, 5)[:0]
+    seeds = np.zeros((0, 2), np.int32)
+    for outputs in (
+        server("serving_default", observation=observations),
+        server("sample", observation=observations, seed=seeds),
+    ):
+        assert all(len(output) == 0 for output in outputs.values())
+
+
+# --------------------------------------------------------------------------------------- sampling
+
+
+@pytest.mark.parametrize("name", ["discrete", "clipped", "squashed"])
+def test_a_sample_depends_on_its_own_row_and_on_nothing_else(name, exported, tmp_path):
+    agent, directory = exported(name)
+    copy = shutil.copytree(directory, tmp_path / "1")
+    observations = raw_observations(agent.actor.observation_space, 20)
+    seeds = np.random.default_rng(0).integers(-(2**31), 2**31, (20, 2)).astype(np.int32)
+    server, other = Server(directory), Server(copy)
+    together = server("sample", observation=observations, seed=seeds)
+    order = np.random.default_rng(1).permutation(20)
+    shuffled = other("sample", observation=observations[order], seed=seeds[order])
+    for key, output in together.items():
+        np.testing.assert_allclose(shuffled[key], output[order], rtol=1e-5, atol=1e-6)
+        for i in range(20):
+            alone = other("sample", observation=observations[i : i + 1], seed=seeds[i : i + 1])
+            np.testing.assert_allclose(alone[key][0], output[i], rtol=1e-5, atol=1e-6)
+
+
+def test_different_seeds_give_different_samples(exported):
+    _, directory = exported("squashed")
+    # Neighbours in either number, and the numbers exchanged.
+    seeds = np.int32([[0, 0], [0, 1], [1, 0], [1, 1], [2, 1], [1, 2], [-1, 0], [0, -1]])
+    observations = np.zeros((len(seeds), 3), np.float32)
+    log_probs = Server(directory)("sample", observation=observations, seed=seeds)["log_prob"]
+    assert len(np.unique(log_probs)) == len(seeds)
+
+
+def test_sampled_discrete_actions_are_as_frequent_as_they_are_probable(exported):
+    agent, directory = exported("discrete")
+    count = 4000
+    # Seeds as a client would count them.
+    seeds = np.stack([np.full(count, 7), np.arange(count)], axis=-1).astype(np.int32)
+    observations = np.full(count, 5)
+    outputs = Server(directory)("sample", observation=observations, seed=seeds)
+    log_probabilities = tf.nn.log_softmax(agent.actor(observations[:1]))[0].numpy()
+    probabilities = np.exp(log_probabilities)
+    frequencies = np.bincount(outputs["action"] - 2, minlength=4) / count
+    three_sigma = 3 * np.sqrt(probabilities * (1 - probabilities) / count)
+    assert (np.abs(frequencies - probabilities) < three_sigma).all()
+    np.testing.assert_allclose(
+        outputs["log_prob"], log_probabilities[outputs["action"] - 2], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_sampled_gaussian_actions_have_the_actors_density(tmp_path):
+    unlimited = Box(-np.inf, np.inf, (2,))
+    agent = perturbed_agent(UNBOUNDED, unlimited, actor=keras_pg.mlp((8,)))
+    count = 4000
+    seeds = np.stack([np.arange(count), np.zeros(count)], axis=-1).astype(np.int32)
+    observations = np.ones((count, 3), np.float32)
+    outputs = Server(agent.export(tmp_path))("sample", observation=observations, seed=seeds)
+    distribution = agent.actor.distribution(observations)
+    noise = (outputs["action"] - distribution.mean()) / distribution.stddev()
+    assert (np.abs(np.mean(noise, axis=0)) < 3 / np.sqrt(count)).all()
+    assert (np.abs(np.cov(noise.numpy().T) - np.eye(2)) < 3 * np.sqrt(2 / count)).all()
+    np.testing.assert_allclose(
+        outputs["log_prob"], distribution.log_prob(outputs["action"]), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_the_log_probability_of_a_squashed_sample_is_that_of_the_transformed_gaussian(exported):
+    agent, directory = exported("squashed")
+    observations = raw_observations(UNBOUNDED, 50)
+    seeds = np.arange(100, dtype=np.int32).reshape(50, 2)
+    outputs = Server(directory)("sample", observation=observations, seed=seeds)
+    # In float64, since it must find u by atanh.
+    mean, log_std = np.split(agent.actor(observations).numpy().astype(np.float64), 2, axis=-1)
+    low, high = BOUNDED.low.astype(np.float64), BOUNDED.high.astype(np.float64)
+    bijectors = [
+        tfp.bijectors.Shift((low + high) / 2),
+        tfp.bijectors.Scale((high - low) / 2),
+        tfp.bijectors.Tanh(),
+    ]
+    distribution = tfp.distributions.TransformedDistribution(
+        tfp.distributions.MultivariateNormalDiag(mean, np.exp(log_std)),
+        tfp.bijectors.Chain(bijectors),
+    )
+    tanh = (outputs["action"] - (low + high) / 2) / ((high - low) / 2)
+    # Nearer to the bounds the action has too few digits to tell u.
+    tellable = (np.abs(tanh) < 0.99).all(axis=-1)
+    assert tellable.sum() >= 10
+    np.testing.assert_allclose(
+        outputs["log_prob"][tellable],
+        distribution.log_prob(outputs["action"].astype(np.float64))[tellable],
+        rtol=1e-4,
+        atol=1e-3,
+    )
+
+
+def test_a_global_seed_set_before_the_export_changes_no_sample(exported, tmp_path):
+    agent, directory = exported("clipped")
+    observations = raw_observations(UNBOUNDED, 10)
+    seeds = np.arange(20, dtype=np.int32).reshape(10, 2)
+    expected = Server(directory)("sample", observation=observations, seed=seeds)
+    for set_seed in (keras.utils.set_random_seed, tf.random.set_seed):
+        set_seed(123)
+        outputs = Server(agent.export(tmp_path))("sample", observation=observations, seed=seeds)
+        np.testing.assert_array_equal(outputs["action"], expected["action"])
+
+
+# ------------------------------------------------------------------------------------ directories
+
+
+def test_each_export_is_a_version_of_its_own_that_later_training_does_not_change(tmp_path):
+    agent = agent_of("clipped")
+    observations = raw_observations(UNBOUNDED, 64)
+    expected = []
+    for n in range(2):
+        perturb(agent, seed=n)
+        expected.append(agent.act(observations))
+        assert agent.export(tmp_path / "new" / "policy") == tmp_path / "new" / "policy" / str(n + 1)
+    perturb(agent, seed=2)
+    assert np.abs(expected[0] - expected[1]).max() > 0.1
+    for n in range(2):
+        outputs = Server(tmp_path / "new" / "policy" / str(n + 1))(
+            "serving_default", observation=observations
+        )
+        np.testing.assert_allclose(outputs["action"], expected[n], rtol=0, atol=1e-6)
+
+
+def test_a_version_is_one_more_than_the_highest_integer(tmp_path, small_agent):
+    for name in ("3", "00000005", "tmp_9", "12a", "-4", "7.5", "²", str(2**63)):
+        (tmp_path / name).mkdir()
+    (tmp_path / "3" / "mine").write_text("untouched")
+    assert small_agent.export(tmp_path).name == "6"
+    assert small_agent.export(str(tmp_path)).name == "7"
+    assert os.listdir(tmp_path / "3") == ["mine"]
+
+
+def test_a_file_that_has_a_version_number_for_a_name_is_left_alone(
+    tmp_path, small_agent, monkeypatch
+):
+    (tmp_path / "1").write_text("mine")
+    attempts, rename = [], os.rename
+
+    def counted(*args):
+        attempts.append(args)
+        assert len(attempts) < 5, "it tries for ever"
+        rename(*args)
+
+    monkeypatch.setattr(os, "rename", counted)
+    assert small_agent.export(tmp_path).name == "2"
+    assert (tmp_path / "1").read_text() == "mine"
+
+
+def test_a_version_that_somebody_else_writes_meanwhile_is_left_alone(
+    tmp_path, small_agent, monkeypatch
+):
+    rename = os.rename
+
+    def late(source, target):
+        if not (tmp_path / "1").exists():
+            (tmp_path / "1").mkdir()
+            (tmp_path / "1" / "theirs").touch()
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", late)
+    assert small_agent.export(tmp_path).name == "2"
+    assert os.listdir(tmp_path / "1") == ["theirs"]
+
+
+def test_a_path_that_is_a_file_is_refused_and_left_alone(tmp_path, small_agent):
+    path = tmp_path / "policy"
+    path.write_text("mine")
+    with pytest.raises(NotADirectoryError, match="policy"):
+        small_agent.export(path)
+    assert path.read_text() == "mine" and os.listdir(tmp_path) == ["policy"]
+
+
+def test_an_unknown_format_or_an_agent_without_a_policy_is_refused(tmp_path, small_agent):
+    with pytest.raises(ValueError, match="'onnx'"):
+        small_agent.export(tmp_path / "policy", format="onnx")
+    with pytest.raises(ValueError, match="no policy"):
+        keras_pg.PPO().export(tmp_path / "policy")
+    assert not os.listdir(tmp_path)
+
+
+def fail(*args, **kwargs):
+    raise PermissionError("not today")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "replacement", "error"),
+    [
+        (saved_model, "verify", lambda directory: {"equal": False}, RuntimeError),
+        (tf.saved_model, "save", fail, PermissionError),
+        (saved_model, "_write_warmup", fail, PermissionError),
+        (os, "fsync", fail, PermissionError),
+        (os, "rename", fail, PermissionError),
+    ],
+)
+def test_an_export_that_fails_leaves_nothing_behind(
+    owner, name, replacement, error, tmp_path, small_agent, monkeypatch
+):
+    (tmp_path / "1").mkdir()
+    monkeypatch.setattr(owner, name, replacement)
+    with pytest.raises(error):
+        small_agent.export(tmp_path)
+    assert os.listdir(tmp_path) == ["1"]
+
+
+def test_a_version_is_on_the_disk_before_it_has_its_name(tmp_path, small_agent, monkeypatch):
+    fsync, rename, events = os.fsync, os.rename, []
+
+    def recording_fsync(descriptor):
+        events.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def recording_rename(source, target):
+        events.append("rename")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", recording_fsync)
+    monkeypatch.setattr(os, "rename", recording_rename)
+    version = small_agent.export(tmp_path)
+    # TensorFlow renames its own files through the file system's C interface.
+    assert events.count("rename") == 1
+    flushed = {os.path.basename(path) for path in events[: events.index("rename")]}
+    assert {path.name for path in version.rglob("*")} <= flushed
+
+
+def test_another_user_can_read_a_version(tmp_path, small_agent):
+    version = small_agent.export(tmp_path)
+    for path in [version, *version.rglob("*")]:
+        needed = 0o055 if path.is_dir() else 0o044
+        assert path.stat().st_mode & needed == needed, path
+
+
+def test_a_poller_never_sees_a_version_that_is_not_complete(tmp_path, small_agent):
+    seen, incomplete, done = set(), [], threading.Event()
+
+    def poll():
+        while not done.is_set():
+            for name in os.listdir(tmp_path):
+                if name.isdigit():
+                    seen.add(name)
+                    for part in ("saved_model.pb", "variables/variables.index"):
+                        if not (tmp_path / name / part).exists():
+                            incomplete.append(name)
+            time.sleep(0.0005)
+
+    poller = threading.Thread(target=poll)
+    poller.start()
+    try:
+        for _ in range(15):
+            small_agent.export(tmp_path)
+    finally:
+        time.sleep(0.01)
+        done.set()
+        poller.join()
+    assert not incomplete
+    assert seen == {str(n) for n in range(1, 16)}
+
+
+def test_an_export_leaves_the_random_state_of_the_spaces_alone(tmp_path, small_agent):
+    # They may be the environment's own.
+    generators = [small_agent.actor.observation_space, small_agent.actor.action_space]
+    before = [space.np_random.bit_generator.state for space in generators]
+    small_agent.export(tmp_path)
+    assert [space.np_random.bit_generator.state for space in generators] == before
+
+
+# ----------------------------------------------------------------------------------------- verify
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_golden_rows_are_observations_with_the_agents_answers(name, exported):
+    agent, directory = exported(name)
+    golden = dict(np.load(directory / "assets.extra" / "golden.npz"))
+    observations = golden.pop("observation")
+    space = agent.actor.observation_space
+    assert len(observations) == 64 and observations.dtype == space.dtype
+    assert all(space.contains(observation) for observation in observations)
+    assert set(golden) == {"output_action"} | {f"output_{key}" for key in POLICIES[name][3]}
+    np.testing.assert_allclose(
+        golden["output_action"], agent.act(observations), rtol=1e-5, atol=1e-6
+    )
+
+    report = saved_model.verify(directory)
+    assert report["equal"] is True and report["rows"] == 64
+    assert report["directory"] == str(directory)
+    assert report["max_difference"].keys() == {key.removeprefix("output_") for key in golden}
+
+
+def test_golden_observations_differ_and_lie_in_the_space_wherever_it_lies(tmp_path):
+    # An air pressure in pascal.
+    pressures = Box(9e4, 1.1e5, (1,))
+    agent = perturbed_agent(pressures, Discrete(2), actor=keras_pg.mlp((2,)))
+    golden = np.load(agent.export(tmp_path) / "assets.extra" / "golden.npz")["observation"]
+    assert len(np.unique(golden)) == 64
+    assert all(pressures.contains(observation) for observation in golden)
+
+
+@pytest.mark.parametrize("output", ["action", "mean"])
+def test_verify_tells_of_an_answer_that_differs(output, exported, tmp_path):
+    _, directory = exported("clipped")
+    copy = shutil.copytree(directory, tmp_path / "1")
+    path = copy / "assets.extra" / "golden.npz"
+    golden = dict(np.load(path))
+    golden[f"output_{output}"][13, 1] += 0.25
+    np.savez(path, **golden)
+    report = saved_model.verify(copy)
+    assert report["equal"] is False
+    assert report["max_difference"].pop(output) == pytest.approx(0.25, abs=1e-5)
+    assert max(report["max_difference"].values()) < 1e-5
+
+
+def test_verify_tells_of_other_weights(exported, tmp_path):
+    _, directory = exported("cartpole")
+    agent = agent_of("cartpole")
+    perturb(agent, seed=5)
+    copy = agent.export(tmp_path)
+    shutil.copy(directory / "assets.extra" / "golden.npz", copy / "assets.extra")
+    assert saved_model.verify(copy)["equal"] is False
+
+
+def test_verify_takes_the_newest_version_of_a_base_directory(tmp_path, small_agent):
+    for _ in range(2):
+        small_agent.export(tmp_path)
+    # 10 is newer than 2, though it comes before it as text.
+    os.rename(tmp_path / "1", tmp_path / "10")
+    (tmp_path / "99x").mkdir()
+    assert saved_model.verify(tmp_path)["directory"] == str(tmp_path / "10")
+    assert saved_model.verify(str(tmp_path / "2"))["directory"] == str(tmp_path / "2")
+
+
+def test_verify_of_a_directory_without_a_policy_says_so(tmp_path):
+    for directory in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(FileNotFoundError, match="No exported policy"):
+            saved_model.verify(directory)
+
+
+# ----------------------------------------------------------------------------------------- LiteRT
+
+
+@pytest.mark.parametrize("name", ["cartpole", "squashed", "discrete", "float64", "float64 actions"])
+def test_litert_gives_the_agents_actions_under_the_names_of_the_saved_model(name, exported):
+    from ai_edge_litert.interpreter import Interpreter
+
+    agent, directory = exported(name, format="litert")
+    interpreter = Interpreter(str(directory / "policy.tflite"))
+    serve = interpreter.get_signature_runner("serving_default")
+    assert set(serve.get_input_details()) == {"observation"}
+    assert set(serve.get_output_details()) == {"action"} | POLICIES[name][3]
+    observations = raw_observations(agent.actor.observation_space, 200)
+    expected = agent.act(observations)
+    for size in (1, 7):
+        batches = [observations[i : i + size] for i in range(0, 200, size)]
+        actions = np.concatenate([serve(observation=batch)["action"] for batch in batches])
+        assert actions.dtype == expected.dtype
+        np.testing.assert_allclose(actions, expected, rtol=0, atol=1e-5)
+    assert saved_model.verify(directory)["equal"] is True
+
+
+def test_litert_has_the_value_if_asked_for_and_no_samples(exported):
+    from ai_edge_litert.interpreter import Interpreter
+
+    agent, directory = exported("cartpole", format="litert", value=True)
+    interpreter = Interpreter(str(directory / "policy.tflite"))
+    assert set(interpreter.get_signature_list()) == {"serving_default", "value"}
+    observations = raw_observations(CARTPOLE, 7)
+    values = interpreter.get_signature_runner("value")(observation=observations)["value"]
+    np.testing.assert_allclose(values, agent.critic(observations), rtol=1e-5, atol=1e-5)
+    names = {path.name for path in directory.rglob("*") if path.is_file()}
+    assert names == {"policy.tflite", "golden.npz", "policy.json"}
