@@ -36,7 +36,7 @@ class RaiseOnNonFinite(keras.callbacks.Callback):
 class LearningCurve(keras.callbacks.Callback):
     """Draws episode return against environment steps, as a PNG renewed after each epoch.
 
-    The picture is written under a temporary name and renamed, so it can be watched while it changes.
+    The picture is written under a temporary name and renamed: it can be watched while it changes.
 
     Args:
         path: file to write; its directory is made if need be.

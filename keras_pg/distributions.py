@@ -1,13 +1,14 @@
 """Action distributions: what a policy network's output means for an action space.
 
 A policy network maps observations to a matrix of *parameters* [B, P]. An action distribution says
-what they mean: log-probabilities, entropy, KL divergence, samples. Two kinds of action are kept apart:
+what they mean: log-probabilities, entropy, KL divergence, samples. Two kinds of action are kept
+apart:
 
 - the *raw* action is the sample itself, stored in rollouts and scored by `log_prob`;
 - the *env-ready* action is what `to_env` makes of it (clipped, squashed or shifted into the space).
 
-A sample is a pure function of parameters and standard noise, so NumPy, TensorFlow and LiteRT can draw
-the noise each in their own way and share everything else. Zero noise gives the mode.
+A sample is a pure function of parameters and standard noise, so NumPy, TensorFlow and LiteRT can
+draw the noise each in their own way and share everything else. Zero noise gives the mode.
 """
 
 import gymnasium
@@ -102,7 +103,8 @@ class DiagonalGaussian:
     >>> import gymnasium, numpy as np
     >>> gaussian = DiagonalGaussian(gymnasium.spaces.Box(-1.0, 1.0, (1,)))
     >>> parameters = np.array([[3.0, 0.0]], "float32")
-    >>> float(gaussian.mode(parameters)[0, 0]), float(gaussian.to_env(gaussian.mode(parameters))[0, 0])
+    >>> raw = gaussian.mode(parameters)
+    >>> float(raw[0, 0]), float(gaussian.to_env(raw)[0, 0])
     (3.0, 1.0)
     """
 
@@ -164,7 +166,8 @@ class DiagonalGaussian:
 class SquashedGaussian(DiagonalGaussian):
     """Actions of a bounded Box: a Gaussian u squashed by tanh and rescaled to the bounds.
 
-        a = centre + half_width · tanh(u),   log π(a) = log N(u) - Σ [log half_width + log(1 - tanh² u)]
+        a = centre + half_width · tanh(u)
+        log π(a) = log N(u) - Σ [log half_width + log(1 - tanh² u)]
 
     Raw actions are the u: they are stored, so nothing is ever recovered by atanh, which overflows.
     log(1 - tanh² u) = 2 (log 2 - u - softplus(-2u)) stays finite for every u. The entropy's

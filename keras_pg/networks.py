@@ -102,7 +102,7 @@ class Actor(_Network):
         seed: makes the initial weights reproducible.
 
     Calling the actor returns the parameters, float [B, P]; `distribution` wraps them for TensorFlow
-    Probability; `action_distribution` holds log_prob, entropy, KL and sampling as functions of them.
+    Probability; `action_distribution` has log_prob, entropy, KL and sampling as functions of them.
 
     Raises:
         ValueError: a space is not supported.

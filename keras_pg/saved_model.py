@@ -1,13 +1,14 @@
-"""Policies as artefacts: raw observations in, env-ready actions out, nothing of keras_pg needed to run.
+"""Policies as artefacts: raw observations in, env-ready actions out, run without keras_pg.
 
-`export(agent, base)` writes `base/1`, then `base/2`, …: the layout TensorFlow Serving polls. A version
-is written under a temporary name and renamed once, so a server sees all of it or nothing. In a version:
+`export(agent, base)` writes `base/1`, then `base/2`, …: the layout TensorFlow Serving polls. A
+version is written under a temporary name and renamed once, so a server sees all of it or nothing:
 
-    saved_model.pb, variables/             the policy (format "saved_model")
-    policy.tflite                          the policy (format "litert")
-    assets.extra/golden.npz                observations with the actions the agent gave, for `verify`
-    assets.extra/tf_serving_warmup_requests   what TensorFlow Serving runs before it takes requests
-    assets.extra/policy.json               spaces, algorithm, training steps, library versions
+    saved_model.pb, variables/    the policy (format "saved_model")
+    policy.tflite                 the policy (format "litert")
+    assets.extra/
+        golden.npz                    observations and the agent's actions, for `verify`
+        policy.json                   spaces, algorithm, training steps, library versions
+        tf_serving_warmup_requests    what TensorFlow Serving runs before it takes requests
 
 Signatures, every tensor with a leading batch dimension:
 

@@ -18,7 +18,7 @@ def check_observation_space(space):
 
 
 def check_action_space(space):
-    """Returns `space` if a distribution exists for it, otherwise raises a `ValueError` naming it."""
+    """Returns `space` if a distribution exists for it, else raises a `ValueError` naming it."""
     if isinstance(space, gymnasium.spaces.Discrete):
         return space
     if (

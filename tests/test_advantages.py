@@ -133,7 +133,7 @@ def test_reward_one_for_ever_under_a_time_limit_leaves_a_right_critic_no_advanta
 
 
 def test_lambda_zero_is_the_td_residual():
-    rewards, values, next_values, terminated, truncated = rollout = random_rollout(9)
+    rewards, values, next_values, terminated, _ = rollout = random_rollout(9)
     residual = rewards + 0.9 * np.where(terminated, 0, next_values) - values
     advantages = gae(*rollout, gamma=0.9, gae_lambda=0.0)
     np.testing.assert_allclose(advantages, residual, **ROUNDING)

@@ -1,8 +1,8 @@
 """Facts about the action distributions.
 
 Statistical tests draw a fixed number of samples from a fixed seed and allow 3 standard errors,
-estimated from the samples themselves. Closed forms are compared with NumPy in float64: a log-density
-of order 10 computed in float32 (7 digits) is known to 1e-5.
+estimated from the samples themselves. Closed forms are compared with NumPy in float64: float32
+keeps 7 digits, of which a sum of a few terms of order 10 may lose one or two.
 """
 
 import re

@@ -100,7 +100,7 @@ class Agent(keras.Model):
             be used as its encoder, or an `Actor`.
         critic: the same for the value function, or a `Critic`.
         gamma: discount factor γ in [0, 1].
-        normalize_observations: normalize Box observations by running statistics, inside the networks.
+        normalize_observations: normalize Box observations by running statistics, in the networks.
         normalize_rewards: divide rewards by the running deviation of the return, in training only.
         squash_actions: squash Gaussian actions by tanh into the bounds instead of clipping them.
         seed: seeds initial weights, environments, action noise and shuffling; None draws one from
@@ -221,8 +221,8 @@ class Agent(keras.Model):
         """Sets the optimizers and how `train_step` is run. Optional: `fit` compiles with defaults.
 
         Args:
-            optimizer: a Keras optimizer for actor and critic together; default Adam(3e-4, epsilon=1e-5,
-                global_clipnorm=0.5).
+            optimizer: a Keras optimizer for actor and critic together; default
+                Adam(3e-4, epsilon=1e-5, global_clipnorm=0.5).
             critic_optimizer: a Keras optimizer for the critic's own variables; `optimizer` is
                 then the actor's alone.
             run_eagerly: run `train_step` in Python, to debug it.
@@ -313,7 +313,7 @@ class Agent(keras.Model):
             num_steps: T, steps of each environment in a rollout.
             vectorization: "sync" or "async" (one process an environment).
             epochs, steps_per_epoch, initial_epoch, callbacks, verbose, validation_freq: as in
-                `keras.Model.fit`; exactly (epochs - initial_epoch) · steps_per_epoch iterations run.
+                `keras.Model.fit`. (epochs - initial_epoch) · steps_per_epoch iterations run.
             validation_env: environment to evaluate on after each epoch; logs `val_episode_return`
                 and `val_episode_length`.
             validation_episodes: episodes of each such evaluation.
@@ -323,9 +323,10 @@ class Agent(keras.Model):
             FloatingPointError: an observation or reward was NaN or infinite (nothing was learnt
                 from that rollout), or gradients were, many times in a row.
 
-        An exception from the environment is raised as it is, after the environments were closed; the
-        agent keeps what it had learnt. Environments start anew in each call of `fit`, from seeds
-        that follow from `seed` and the number of iterations done so far.
+        An exception from the environment is raised as it is, after the environments were closed;
+        the agent keeps what it had learnt. Environments start anew in each call of `fit`, from
+        seeds that follow from `seed` and the number of iterations done so far: that much is not
+        restored of a training run, the environments' own state in the middle of an episode.
         """
         num_steps = check_count("num_steps", num_steps or self.default_num_steps)
         env, ours = make_vector_env(env, num_envs, vectorization)
@@ -334,8 +335,8 @@ class Agent(keras.Model):
             batch_size = num_steps * env.num_envs
             if batch_size % self.num_minibatches:
                 raise ValueError(
-                    f"num_steps={num_steps} · num_envs={env.num_envs} = {batch_size} steps cannot be "
-                    f"split into num_minibatches={self.num_minibatches} equal parts."
+                    f"num_steps={num_steps} · num_envs={env.num_envs} = {batch_size} steps cannot "
+                    f"be split into num_minibatches={self.num_minibatches} equal parts."
                 )
             epochs, steps_per_epoch = _schedule(
                 total_timesteps, batch_size, epochs, steps_per_epoch
@@ -439,8 +440,8 @@ class Agent(keras.Model):
         for name, mean in self.means.items():
             mean.update_state(values[name])
         self.env_steps.assign_add(tf.reduce_sum(tf.cast(rollout.valid, tf.int64)))
-        # Nothing else ties this to the data: the graph executor would count the iteration before its
-        # rollout is collected.
+        # Nothing else ties this to the data: the graph executor would count the iteration before
+        # its rollout is collected.
         with tf.control_dependencies([rollout.rewards]):
             self.iteration.assign_add(1)
         return {
@@ -597,7 +598,7 @@ class Agent(keras.Model):
         return array.astype(space.dtype, copy=False)
 
     def described_actions(self, observations):
-        """{"action": the mode, env-ready, and what describes it} for a batch of raw observations."""
+        """{"action": env-ready mode, and what describes it} for a batch of raw observations."""
         distribution = self.actor.action_distribution
         parameters = self.actor(observations)
         action = distribution.to_env(distribution.mode(parameters))

@@ -27,8 +27,8 @@ class PPO(Agent):
     """Proximal policy optimization with the clipped surrogate.
 
     Defaults are the paper's for continuous control (table 3: 2048 steps an iteration, 10 epochs,
-    minibatches of 64, Adam at 3e-4), with the 2048 steps spread over 8 environments and with gradients
-    clipped to a global norm of 0.5.
+    minibatches of 64, Adam at 3e-4), with the 2048 steps spread over 8 environments and with
+    gradients clipped to a global norm of 0.5.
 
     Args:
         actor: None for two tanh layers of 64, any Keras model as the encoder, or an `Actor`.
@@ -46,8 +46,8 @@ class PPO(Agent):
             KL(π_old ‖ π) exceeds 1.5 · target_kl; None for never.
         normalize_observations, normalize_rewards, squash_actions, seed: see `Agent`.
 
-    Metrics, each a mean over the epoch: `loss` and its parts `policy_loss`, `value_loss`, `entropy`;
-    `approx_kl` (k3), `clip_fraction`, `explained_variance` of the values before the update,
+    Metrics, each a mean over the epoch: `loss` and its parts `policy_loss`, `value_loss` and
+    `entropy`; `approx_kl` (k3), `clip_fraction`, `explained_variance` of the values before the update,
     `n_updates` gradient steps applied.
 
     Raises:

@@ -55,8 +55,8 @@ class LiteRTEngine:
         self._observations, self._noise = inputs["observations"], inputs["noise"]
         self._actions, self._env_actions = outputs["actions"], outputs["env_actions"]
 
-        # Weights that acting does not need (the normalizer's float64 sums) are never copied. The rest
-        # is read in one call, as one vector: each further call would cost more than the copying.
+        # Weights that acting does not need (the normalizer's float64 sums) are never copied. The
+        # rest is read in one call, as one vector: further calls would cost more than the copying.
         needed = {tensor.op.name for tensor in function.inputs if tensor.consumers()}
         used = {k: variable for k, variable in variables.items() if k in needed}
         self._weight_inputs = [inputs[k] for k in used]
@@ -83,7 +83,7 @@ class LiteRTEngine:
 
 
 class CompiledEngine:
-    """Acts through a compiled TensorFlow function: any actor, at some hundred microseconds a call."""
+    """Acts through a TensorFlow graph: any actor, at some hundred microseconds a call."""
 
     def __init__(self, actor, num_envs):
         self._function = tf.function(

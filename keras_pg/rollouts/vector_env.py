@@ -217,6 +217,6 @@ class VectorEnvCollector:
             where = f", at index {tuple(map(int, index))}" if len(index) else ""
             raise FloatingPointError(
                 f"The environment gave a {name} that is not finite: {value}{where}, from "
-                f"environment {i} at step {self._steps + t} since the start. Nothing was learnt from "
-                "this rollout."
+                f"environment {i} at step {self._steps + t} since the start. Nothing was learnt "
+                "from this rollout."
             )
