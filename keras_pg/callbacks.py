@@ -43,7 +43,6 @@ class LearningCurve(keras.callbacks.Callback):
         title: heading of the picture.
 
     Example:
-
     >>> import os, tempfile, keras_pg
     >>> path = os.path.join(tempfile.mkdtemp(), "learning_curve.png")
     >>> curve = LearningCurve(path)

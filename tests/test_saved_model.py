@@ -23,7 +23,7 @@ from keras_pg import saved_model, spaces
 # As CartPole's: two dimensions have no bounds.
 CARTPOLE = Box(np.float32([-4.8, -np.inf, -0.42, -np.inf]), np.float32([4.8, np.inf, 0.42, np.inf]))
 UNBOUNDED = Box(-np.inf, np.inf, (3,))
-BOUNDED = Box(np.float32([-2.0, 0.5]), np.float32([2.0, 1.0]))
+BOUNDED = Box(np.float32([-0.5, 0.5]), np.float32([0.5, 1.0]))
 
 
 def regularized_encoder():
@@ -42,15 +42,19 @@ POLICIES = {
     "clipped": (UNBOUNDED, BOUNDED, {}, GAUSSIAN),
     "squashed": (UNBOUNDED, BOUNDED, {"squash_actions": True}, SQUASHED),
     "discrete": (Discrete(6, start=3), Discrete(4, start=2), {}, PROBABILITIES),
-    "float64": (Box(-np.inf, np.inf, (3,), np.float64), BOUNDED, {}, GAUSSIAN),
-    "float64 actions": (UNBOUNDED, Box(-0.1, 0.1, (2,), np.float64), {}, GAUSSIAN),
-    "uint8": (Box(0, 255, (3,), np.uint8), Discrete(3, dtype=np.int32), {}, PROBABILITIES),
-    "regularized": (
-        UNBOUNDED,
-        BOUNDED,
-        {"actor": regularized_encoder, "normalize_observations": False},
+    "float64": (
+        Box(-np.inf, np.inf, (3,), np.float64),
+        Box(-0.1, 0.1, (2,), np.float64),
+        {},
         GAUSSIAN,
     ),
+    "integers": (
+        Box(0, 255, (3,), np.uint8),
+        Discrete(3, dtype=np.int32),
+        {"normalize_observations": False},
+        PROBABILITIES,
+    ),
+    "regularized": (UNBOUNDED, BOUNDED, {"actor": regularized_encoder}, GAUSSIAN),
 }
 
 
@@ -110,16 +114,26 @@ class Server:
             meta_graph = tf.compat.v1.saved_model.load(self.session, ["serve"], str(directory))
         self.signatures = meta_graph.signature_def
 
-    def __call__(self, signature, **inputs):
-        signature = self.signatures[signature]
-        assert set(inputs) == set(signature.inputs)
+    @functools.cache
+    def _callable(self, signature):
         options = config_pb2.CallableOptions(
-            feed=[signature.inputs[name].name for name in inputs],
-            fetch=[tensor.name for tensor in signature.outputs.values()],
+            feed=[tensor.name for tensor in self.signatures[signature].inputs.values()],
+            fetch=[tensor.name for tensor in self.signatures[signature].outputs.values()],
         )
         # Not `Session.run`, which would check the shapes.
-        run = self.session._make_callable_from_options(options)
-        return dict(zip(signature.outputs, run(*inputs.values())))
+        return self.session._make_callable_from_options(options)
+
+    def __call__(self, signature, **inputs):
+        declared = self.signatures[signature]
+        assert set(inputs) == set(declared.inputs)
+        outputs = self._callable(signature)(*(inputs[name] for name in declared.inputs))
+        return dict(zip(declared.outputs, outputs))
+
+
+@functools.cache
+def server_of(directory):
+    """A server that several tests may use."""
+    return Server(directory)
 
 
 # ------------------------------------------------------------------------------ what is served
@@ -152,9 +166,10 @@ for name in ABSENT:
 for job in json.load(open(sys.argv[1])):
     policy = tf.saved_model.load(job["directory"])
     serve = policy.signatures["serving_default"]
-    observations = np.load(job["observations"])
     actions = {}
     for size in (1, 7, 64):
+        # One at a time they take long, and a fifth of them holds every kind.
+        observations = np.load(job["observations"])[: 200 if size == 1 else None]
         batches = [observations[i : i + size] for i in range(0, len(observations), size)]
         outputs = [serve(observation=tf.constant(batch))["action"].numpy() for batch in batches]
         actions[str(size)] = np.concatenate(outputs)
@@ -189,8 +204,8 @@ def test_tensorflow_alone_gives_the_agents_actions_for_raw_observations(name, ex
     expected = agent.act(raw_observations(agent.actor.observation_space))
     assert len(np.unique(expected, axis=0)) > 1
     for actions in served[name].values():
-        assert actions.dtype == expected.dtype and actions.shape == expected.shape
-        np.testing.assert_allclose(actions, expected, rtol=0, atol=1e-6)
+        assert actions.dtype == expected.dtype and len(actions) in (200, 1000)
+        np.testing.assert_allclose(actions, expected[: len(actions)], rtol=0, atol=1e-6)
         assert all(space.contains(action) for action in actions)
 
 
@@ -226,7 +241,7 @@ def outputs_of(signature):
 def test_the_value_is_served_if_asked_for(exported):
     agent, directory = exported("cartpole", value=True)
     observations = raw_observations(CARTPOLE, 64)
-    values = Server(directory)("value", observation=observations)
+    values = server_of(directory)("value", observation=observations)
     assert set(values) == {"value"}
     np.testing.assert_allclose(values["value"], agent.critic(observations), rtol=1e-5, atol=1e-6)
 
@@ -235,7 +250,7 @@ def test_what_describes_the_policy_describes_it(exported):
     for name in ("cartpole", "clipped", "squashed"):
         agent, directory = exported(name)
         observations = raw_observations(agent.actor.observation_space, 20)
-        outputs = Server(directory)("serving_default", observation=observations)
+        outputs = server_of(directory)("serving_default", observation=observations)
         distribution = agent.actor.distribution(observations)
         if name == "cartpole":
             found = {"probabilities": distribution.probs_parameter()}
@@ -249,10 +264,10 @@ def test_what_describes_the_policy_describes_it(exported):
             np.testing.assert_allclose(outputs[key], expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["cartpole", "discrete", "uint8", "float64"])
+@pytest.mark.parametrize("name", ["cartpole", "discrete", "integers", "float64"])
 def test_a_json_request_by_rows_holds_numbers_of_the_declared_type(name, exported):
     agent, directory = exported(name)
-    server = Server(directory)
+    server = server_of(directory)
     observations, seeds = (
         raw_observations(agent.actor.observation_space, 3),
         [[0, 1], [7, 8], [9, 9]],
@@ -344,11 +359,11 @@ def test_the_variables_are_those_of_policy_and_normalizer_and_no_others(value, e
     assert 4 * numbers <= data.stat().st_size < 4 * numbers + 8192
 
 
-@pytest.mark.parametrize("name", ["cartpole", "discrete", "uint8"])
+@pytest.mark.parametrize("name", ["cartpole", "integers"])
 def test_warm_up_requests_are_valid_for_each_signature_and_batch_size(name, exported):
     value = name == "cartpole"
     _, directory = exported(name, value=value)
-    server = Server(directory)
+    server = server_of(directory)
     path = directory / "assets.extra" / "tf_serving_warmup_requests"
     records = [record.numpy() for record in tf.data.TFRecordDataset(str(path))]
     seen = []
@@ -375,8 +390,8 @@ def test_warm_up_requests_are_valid_for_each_signature_and_batch_size(name, expo
     assert len(records) <= 1000
 
 
-def test_the_description_names_spaces_training_and_versions(tmp_path, small_agent):
-    for name in ("cartpole", "uint8"):
+def test_the_description_names_spaces_training_and_versions(tmp_path):
+    for name in ("cartpole", "integers"):
         agent = agent_of(name)
         agent.env_steps.assign(4096)
         agent.iteration.assign(2)
@@ -407,29 +422,28 @@ def test_an_observation_of_the_wrong_shape_is_an_error_even_where_it_would_broad
     if signature == "sample":
         inputs["seed"] = np.zeros((2, 2), np.int32)
     with pytest.raises(tf.errors.InvalidArgumentError, match="shape"):
-        Server(directory)(signature, **inputs)
+        server_of(directory)(signature, **inputs)
 
 
-@pytest.mark.parametrize("name", ["cartpole", "clipped"])
 @pytest.mark.parametrize("shape", [(2,), (3, 1), (3, 3), (1, 2), (2, 2)])
-def test_each_of_three_observations_must_have_a_seed_of_two_integers(name, shape, exported):
-    agent, directory = exported(name)
+def test_each_of_three_observations_must_have_a_seed_of_two_integers(shape, exported):
+    agent, directory = exported("clipped")
     observations = raw_observations(agent.actor.observation_space, 3)
     with pytest.raises(tf.errors.InvalidArgumentError):
-        Server(directory)("sample", observation=observations, seed=np.zeros(shape, np.int32))
+        server_of(directory)("sample", observation=observations, seed=np.zeros(shape, np.int32))
 
 
 def test_one_observation_with_many_seeds_is_an_error(exported):
     agent, directory = exported("cartpole")
     observations = raw_observations(agent.actor.observation_space, 1)
     with pytest.raises(tf.errors.InvalidArgumentError):
-        Server(directory)("sample", observation=observations, seed=np.zeros((5, 2), np.int32))
+        server_of(directory)("sample", observation=observations, seed=np.zeros((5, 2), np.int32))
 
 
 @pytest.mark.parametrize("name", ["cartpole", "squashed", "discrete"])
 def test_no_rows_give_no_rows(name, exported):
     agent, directory = exported(name)
-    server = Server(directory)
+    server = server_of(directory)
     observations = raw_observations(agent.actor.observation_space, 5)[:0]
     seeds = np.zeros((0, 2), np.int32)
     for outputs in (
@@ -442,13 +456,13 @@ def test_no_rows_give_no_rows(name, exported):
 # --------------------------------------------------------------------------------------- sampling
 
 
-@pytest.mark.parametrize("name", ["discrete", "clipped", "squashed"])
+@pytest.mark.parametrize("name", ["discrete", "squashed"])
 def test_a_sample_depends_on_its_own_row_and_on_nothing_else(name, exported, tmp_path):
     agent, directory = exported(name)
     copy = shutil.copytree(directory, tmp_path / "1")
     observations = raw_observations(agent.actor.observation_space, 20)
     seeds = np.random.default_rng(0).integers(-(2**31), 2**31, (20, 2)).astype(np.int32)
-    server, other = Server(directory), Server(copy)
+    server, other = server_of(directory), Server(copy)
     together = server("sample", observation=observations, seed=seeds)
     order = np.random.default_rng(1).permutation(20)
     shuffled = other("sample", observation=observations[order], seed=seeds[order])
@@ -464,7 +478,7 @@ def test_different_seeds_give_different_samples(exported):
     # Neighbours in either number, and the numbers exchanged.
     seeds = np.int32([[0, 0], [0, 1], [1, 0], [1, 1], [2, 1], [1, 2], [-1, 0], [0, -1]])
     observations = np.zeros((len(seeds), 3), np.float32)
-    log_probs = Server(directory)("sample", observation=observations, seed=seeds)["log_prob"]
+    log_probs = server_of(directory)("sample", observation=observations, seed=seeds)["log_prob"]
     assert len(np.unique(log_probs)) == len(seeds)
 
 
@@ -474,7 +488,7 @@ def test_sampled_discrete_actions_are_as_frequent_as_they_are_probable(exported)
     # Seeds as a client would count them.
     seeds = np.stack([np.full(count, 7), np.arange(count)], axis=-1).astype(np.int32)
     observations = np.full(count, 5)
-    outputs = Server(directory)("sample", observation=observations, seed=seeds)
+    outputs = server_of(directory)("sample", observation=observations, seed=seeds)
     log_probabilities = tf.nn.log_softmax(agent.actor(observations[:1]))[0].numpy()
     probabilities = np.exp(log_probabilities)
     frequencies = np.bincount(outputs["action"] - 2, minlength=4) / count
@@ -505,7 +519,7 @@ def test_the_log_probability_of_a_squashed_sample_is_that_of_the_transformed_gau
     agent, directory = exported("squashed")
     observations = raw_observations(UNBOUNDED, 50)
     seeds = np.arange(100, dtype=np.int32).reshape(50, 2)
-    outputs = Server(directory)("sample", observation=observations, seed=seeds)
+    outputs = server_of(directory)("sample", observation=observations, seed=seeds)
     # In float64, since it must find u by atanh.
     mean, log_std = np.split(agent.actor(observations).numpy().astype(np.float64), 2, axis=-1)
     low, high = BOUNDED.low.astype(np.float64), BOUNDED.high.astype(np.float64)
@@ -534,11 +548,11 @@ def test_a_global_seed_set_before_the_export_changes_no_sample(exported, tmp_pat
     agent, directory = exported("clipped")
     observations = raw_observations(UNBOUNDED, 10)
     seeds = np.arange(20, dtype=np.int32).reshape(10, 2)
-    expected = Server(directory)("sample", observation=observations, seed=seeds)
-    for set_seed in (keras.utils.set_random_seed, tf.random.set_seed):
-        set_seed(123)
-        outputs = Server(agent.export(tmp_path))("sample", observation=observations, seed=seeds)
-        np.testing.assert_array_equal(outputs["action"], expected["action"])
+    expected = server_of(directory)("sample", observation=observations, seed=seeds)
+    # TensorFlow's, NumPy's and Python's.
+    keras.utils.set_random_seed(123)
+    outputs = Server(agent.export(tmp_path))("sample", observation=observations, seed=seeds)
+    np.testing.assert_array_equal(outputs["action"], expected["action"])
 
 
 # ------------------------------------------------------------------------------------ directories
@@ -697,10 +711,12 @@ def test_a_poller_never_sees_a_version_that_is_not_complete(tmp_path, small_agen
 
 def test_an_export_leaves_the_random_state_of_the_spaces_alone(tmp_path, small_agent):
     # They may be the environment's own.
-    generators = [small_agent.actor.observation_space, small_agent.actor.action_space]
-    before = [space.np_random.bit_generator.state for space in generators]
+    both = [small_agent.actor.observation_space, small_agent.actor.action_space]
+    for space in both:
+        space.seed(123)
+    before = [space.np_random.bit_generator.state for space in both]
     small_agent.export(tmp_path)
-    assert [space.np_random.bit_generator.state for space in generators] == before
+    assert [space.np_random.bit_generator.state for space in both] == before
 
 
 # ----------------------------------------------------------------------------------------- verify
@@ -776,7 +792,7 @@ def test_verify_of_a_directory_without_a_policy_says_so(tmp_path):
 # ----------------------------------------------------------------------------------------- LiteRT
 
 
-@pytest.mark.parametrize("name", ["cartpole", "squashed", "discrete", "float64", "float64 actions"])
+@pytest.mark.parametrize("name", ["cartpole", "squashed", "discrete", "float64"])
 def test_litert_gives_the_agents_actions_under_the_names_of_the_saved_model(name, exported):
     from ai_edge_litert.interpreter import Interpreter
 

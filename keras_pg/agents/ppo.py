@@ -47,7 +47,8 @@ class PPO(Agent):
         normalize_observations, normalize_rewards, squash_actions, seed: see `Agent`.
 
     Metrics, each a mean over the epoch: `loss` and its parts `policy_loss`, `value_loss` and
-    `entropy`; `approx_kl` (k3), `clip_fraction`, `explained_variance` of the values before the update,
+    `entropy`;
+    `approx_kl` (k3), `clip_fraction`, `explained_variance` of the values before the update,
     `n_updates` gradient steps applied.
 
     Raises:

@@ -1,0 +1,139 @@
+"""Speed of keras_pg's PPO beside Stable-Baselines3's and TF-Agents', on one machine, in one go.
+
+Each library runs in a virtual environment of its own, which this script makes, with the same
+hyperparameters. The runs alternate (A B C A B C ...), so that a machine whose speed drifts treats
+all alike. Printed and written to `results/` are medians over the runs, with the ratios of keras_pg's
+median to each peer's.
+
+    python benchmarks/throughput.py                       # CartPole-v1, 3 runs each
+    python benchmarks/throughput.py --task halfcheetah
+    python benchmarks/throughput.py --task solve          # until an evaluated return of 475
+
+A figure called "steady" leaves out the first two iterations, in which programs are compiled; the
+others have everything in them. PyTorch is run with one thread where that is faster for it: run
+`--threads` to see for yourself.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import venv
+
+HERE = pathlib.Path(__file__).parent
+LIBRARIES = {
+    "keras_pg": ("keras_pg_ppo.py", None),
+    "Stable-Baselines3": ("stable_baselines3_ppo.py", "requirements-sb3.txt"),
+    "TF-Agents": ("tf_agents_ppo.py", "requirements-tf-agents.txt"),
+}
+HALFCHEETAH = [
+    *(
+        "--env HalfCheetah-v5 --num-envs 1 --num-steps 2048 --batch-size 64 --update-epochs 10"
+    ).split(),
+    *("--gamma 0.99 --gae-lambda 0.95 --learning-rate 3e-4 --constant-schedules").split(),
+    *("--total-timesteps 40960").split(),
+]
+TASKS = {"cartpole": [], "halfcheetah": HALFCHEETAH, "solve": ["--mode", "solve"]}
+FIGURES = {
+    "steps_per_second": "env steps/s, all included",
+    "steady_steps_per_second": "env steps/s, steady",
+    "steady_collect_steps_per_second": "collecting alone, env steps/s, steady",
+    "steady_update_seconds_per_iteration": "update alone, s an iteration, steady",
+    "peak_rss_mb": "peak memory, MB",
+    "process_seconds": "whole process, s",
+    "evaluated_return": "evaluated return",
+}
+
+
+def interpreter(library, requirements, directory):
+    """The Python of a library's virtual environment, made if it is not there yet."""
+    path = directory / library
+    python = path / "bin" / "python"
+    if not (path / "complete").exists():
+        print(f"Making {path} ...", flush=True)
+        venv.create(path, with_pip=True, clear=True)
+        what = ["-r", HERE / "peers" / requirements] if requirements else [f"{HERE.parent}[mujoco]"]
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *what], check=True)
+        (path / "complete").touch()
+    return python
+
+
+def measure(python, script, arguments):
+    """Runs one script and returns the JSON object it prints last."""
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    result = subprocess.run(
+        [python, HERE / "peers" / script, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    if result.returncode:
+        sys.exit(f"{script} failed:\n{result.stderr[-3000:]}")
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def processor():
+    """The name of this machine's processor."""
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def table(runs):
+    """A Markdown table of medians, and of keras_pg's as a ratio of each peer's."""
+    libraries = list(runs)
+    peers = [library for library in libraries if library != "keras_pg"]
+    header = ["median of the runs", *libraries, *(f"keras_pg / {peer}" for peer in peers)]
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1)]
+    for figure, label in FIGURES.items():
+        if not all(figure in run for results in runs.values() for run in results):
+            continue
+        medians = {k: statistics.median(r[figure] for r in results) for k, results in runs.items()}
+        cells = [f"{medians[library]:,.4g}" for library in libraries]
+        ratios = [f"{medians['keras_pg'] / medians[peer]:.2f}" for peer in peers]
+        lines.append([label, *cells, *ratios])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--task", choices=TASKS, default="cartpole")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES))
+    parser.add_argument("--sb3-threads", default="1", help="PyTorch's threads; 0 for its default")
+    parser.add_argument("--venvs", type=pathlib.Path, default=HERE / ".venvs")
+    parser.add_argument("--total-timesteps", help="in place of the task's own")
+    options = parser.parse_args()
+    options.venvs.mkdir(parents=True, exist_ok=True)
+    pythons = {
+        library: interpreter(library, LIBRARIES[library][1], options.venvs.resolve())
+        for library in options.libraries
+    }
+    budget = ["--total-timesteps", options.total_timesteps] if options.total_timesteps else []
+    runs = {library: [] for library in options.libraries}
+    for seed in range(options.runs):
+        for library in options.libraries:
+            threads = options.sb3_threads if library == "Stable-Baselines3" else "0"
+            arguments = [*TASKS[options.task], *budget, "--seed", str(seed), "--threads", threads]
+            run = measure(pythons[library], LIBRARIES[library][0], arguments)
+            runs[library].append(run)
+            print(f"{library}, seed {seed}: {run['steps_per_second']:,.0f} steps/s", flush=True)
+    report = {
+        "task": options.task,
+        "processor": f"{processor()}, {os.cpu_count()} cores",
+        "system": platform.platform(),
+        "runs": runs,
+    }
+    (HERE / "results").mkdir(exist_ok=True)
+    path = HERE / "results" / f"throughput_{options.task}.json"
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"\n{report['processor']}; {options.runs} runs each, alternating\n\n{table(runs)}")
+
+
+if __name__ == "__main__":
+    main()
