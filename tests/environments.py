@@ -114,7 +114,7 @@ def perturb(agent, seed):
     rng = np.random.default_rng([seed, 1])
     for network in (agent.actor, agent.critic):
         for variable in network.trainable_variables:
-            variable.assign_add(rng.normal(0.0, 0.5, variable.shape))
+            variable.assign_add(rng.normal(0.0, 0.3, variable.shape))
         if network.normalization is not None:
             size = network.normalization.shape[0]
             rows = rng.normal(1.0 + np.arange(size), 1.0 + np.arange(size), (100, size))

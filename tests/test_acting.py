@@ -20,12 +20,8 @@ ACTIONS = Box(np.float32([-1.0, 0.5]), np.float32([1.0, 2.0]))
 def deep_encoder():
     """More than ten variables, some of them states of random generators."""
     layers = []
-    for width in (7, 6, 5, 4):
-        layers += [
-            keras.layers.Dense(width, "tanh"),
-            keras.layers.BatchNormalization(),
-            keras.layers.Dropout(0.5),
-        ]
+    for dense in keras_pg.mlp((7, 6, 5, 4), seed=0).layers:
+        layers += [dense, keras.layers.BatchNormalization(), keras.layers.Dropout(0.5, seed=0)]
     return keras.Sequential(layers)
 
 
@@ -177,7 +173,7 @@ def test_actors_are_run_by_litert_without_a_word(caplog):
 
 
 def test_an_actor_that_litert_cannot_convert_is_run_by_tensorflow_and_the_log_says_why(caplog):
-    encoder = keras.Sequential([ThroughPython(), keras.layers.Dense(8)])
+    encoder = keras.Sequential([ThroughPython(), *keras_pg.mlp((8,), seed=0).layers])
     agent = perturbed_agent(OBSERVATIONS, ACTIONS, actor=encoder)
     engine = engine_for(agent.actor, N)
     assert isinstance(engine, CompiledEngine)

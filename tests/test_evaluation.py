@@ -120,11 +120,10 @@ def test_episodes_are_played_by_the_mode_or_by_samples(deterministic):
 def test_evaluate_gives_the_means_over_the_episodes():
     env = SyncVectorEnv(clockworks())
     agent = perturbed_agent(env.single_observation_space, env.single_action_space)
-    # The return depends on the actions, the length does not.
+    # The lengths do not depend on the actions, as the returns do.
     result = agent.evaluate(env, episodes=7, verbose=0)
     assert result["episode_length"] == pytest.approx((3 * 1 + 2 * 9 + 2 * 40) / 7)
-    again = agent.evaluate(env, episodes=7, verbose=0)
-    assert again == result and set(result) == {"episode_return", "episode_length"}
+    assert set(result) == {"episode_return", "episode_length"}
     # The environment is the caller's, and still open.
     env.reset()
 

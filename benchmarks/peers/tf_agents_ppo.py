@@ -83,7 +83,7 @@ def evaluate(act, env):
         time_step = env.step(act(time_step).action.numpy())
         returns += running * time_step.reward
         running &= ~time_step.is_last()
-    return returns.mean()
+    return float(returns.mean())
 
 
 def main():

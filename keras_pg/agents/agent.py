@@ -625,7 +625,7 @@ def _closing(env, ours):
     """Closes the environment when it is ours, or when it has raised and nobody can use it again."""
     try:
         yield
-    except Exception:
+    except BaseException:  # an interrupt from the keyboard too
         env.close()
         raise
     if ours:

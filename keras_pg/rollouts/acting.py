@@ -5,12 +5,30 @@ microseconds, a LiteRT invocation of the same small network some ten. So the act
 once, with its *weights as inputs*, and a new policy is loaded by setting those tensors.
 """
 
+import contextlib
 import logging
+import os
 
 import numpy as np
 import tensorflow as tf
 
 logger = logging.getLogger("keras_pg")
+
+
+@contextlib.contextmanager
+def _native_messages_muted():
+    """Keeps the converter's C++ log, a dozen lines about nothing, out of the progress bar.
+
+    Its errors are Python exceptions and come through.
+    """
+    stderr = os.dup(2)
+    try:
+        with open(os.devnull, "w") as devnull:
+            os.dup2(devnull.fileno(), 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def _actions(actor, parameters, noise):
@@ -47,8 +65,9 @@ class LiteRTEngine:
             weight_specs, *_input_specs(actor, num_envs)
         )
         converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
-        self._interpreter = Interpreter(model_content=converter.convert(), num_threads=1)
-        self._interpreter.allocate_tensors()
+        with _native_messages_muted():
+            self._interpreter = Interpreter(model_content=converter.convert(), num_threads=1)
+            self._interpreter.allocate_tensors()
         signature = self._interpreter.get_signature_runner()
         inputs = {k: detail["index"] for k, detail in signature.get_input_details().items()}
         outputs = {k: detail["index"] for k, detail in signature.get_output_details().items()}

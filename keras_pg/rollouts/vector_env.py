@@ -93,6 +93,11 @@ class VectorEnvCollector:
         self.gamma = gamma
         self._mode = _autoreset_mode(env)
         self._action_dtype = env.single_action_space.dtype
+        # Gymnasium's `Discrete.contains`, which many environments assert in each step, is quick for
+        # Python's integers and takes as long as CartPole's whole physics for NumPy's.
+        self._takes_python_integers = type(env) in (SyncVectorEnv, AsyncVectorEnv) and isinstance(
+            env.single_action_space, gymnasium.spaces.Discrete
+        )
         self._steps = 0
 
     def signature(self):
@@ -161,7 +166,9 @@ class VectorEnvCollector:
         rollout.observations[t] = self._observations
         actions, env_actions = self.engine(rollout.observations[t], noise)
         observations, rewards, terminated, truncated, info = self.env.step(
-            env_actions.astype(self._action_dtype, copy=False)
+            env_actions.tolist()
+            if self._takes_python_integers
+            else env_actions.astype(self._action_dtype, copy=False)
         )
         rollout.actions[t] = actions
         rollout.rewards[t] = rewards

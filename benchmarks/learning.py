@@ -1,0 +1,135 @@
+"""What keras_pg's PPO learns beside Stable-Baselines3's: same settings, same steps, several seeds.
+
+    python benchmarks/learning.py                                # all settings, 5 seeds, both
+    python benchmarks/learning.py --env Pendulum-v1 --seeds 2
+
+Each run is added to `results/learning_ENV.json` as it ends, and is not run again as long as it stands
+there with the same settings. The picture `results/learning.png` and the table are drawn from all that
+is there. Evaluated returns are means over 100 episodes of the deterministic policy after training.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+from matplotlib.figure import Figure
+from throughput import HERE, LIBRARIES, interpreter, processor
+
+RESULTS = HERE / "results"
+SCRIPTS = {
+    "keras_pg": "keras_pg_learn.py",
+    "Stable-Baselines3": "stable_baselines3_learn.py",
+}
+BARS = {"CartPole-v1": 475, "Acrobot-v1": -90, "Pendulum-v1": -200, "LunarLander-v3": 200}
+COLORS = {"keras_pg": "#f58518", "Stable-Baselines3": "#4c78a8"}
+
+
+def results_of(env):
+    """The stored results of an environment, emptied where the settings have changed since."""
+    settings = json.loads((HERE / "settings" / f"{env}.json").read_text())
+    path = RESULTS / f"learning_{env}.json"
+    if path.exists():
+        results = json.loads(path.read_text())
+        if results["settings"] == settings:
+            return results
+    return {"settings": settings, "processor": f"{processor()}, {os.cpu_count()} cores", "runs": []}
+
+
+def store(env, results):
+    """Writes the results under a temporary name and renames it."""
+    path = RESULTS / f"learning_{env}.json"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(results) + "\n")
+    temporary.replace(path)
+
+
+def run(python, library, env, seed):
+    """Trains once, and returns the report."""
+    command = [python, HERE / "peers" / SCRIPTS[library], HERE / f"settings/{env}.json", str(seed)]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if result.returncode:
+        sys.exit(f"{library} on {env} failed:\n{result.stderr[-3000:]}")
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def runs_by_library(results):
+    """{library: reports ordered by seed}."""
+    libraries = {library: [] for library in SCRIPTS}
+    for report in sorted(results["runs"], key=lambda report: report["seed"]):
+        libraries[report["library"]].append(report)
+    return {library: reports for library, reports in libraries.items() if reports}
+
+
+def table(all_results):
+    """Markdown: evaluated returns of every seed."""
+    lines = ["| environment | steps | bar | library | return by seed | mean | seconds a run |"]
+    lines.append("|---|---:|---:|---|---|---:|---:|")
+    for env, results in all_results.items():
+        for library, reports in runs_by_library(results).items():
+            returns = [report["evaluated_return"] for report in reports]
+            seconds = np.median([report["seconds"] for report in reports])
+            each = ", ".join(f"{value:.0f}" for value in returns)
+            steps = f"{reports[0]['env_steps']:,}"
+            lines.append(
+                f"| {env} | {steps} | {BARS[env]} | {library} | {each} | {np.mean(returns):.1f} "
+                f"| {seconds:.0f} |"
+            )
+    return "\n".join(lines)
+
+
+def draw(all_results, path):
+    """Mean training return over seeds with the range from worst to best seed."""
+    figure = Figure(
+        figsize=(11, 3.2 * ((len(all_results) + 1) // 2)), dpi=110, layout="constrained"
+    )
+    for i, (env, results) in enumerate(all_results.items()):
+        axes = figure.add_subplot((len(all_results) + 1) // 2, 2, i + 1)
+        for library, reports in runs_by_library(results).items():
+            steps = np.array(reports[0]["curve"])[:, 0]
+            returns = [np.interp(steps, *np.array(report["curve"]).T) for report in reports]
+            label = f"{library}, {len(reports)} seeds"
+            axes.plot(steps, np.mean(returns, axis=0), color=COLORS[library], label=label)
+            low, high = np.min(returns, axis=0), np.max(returns, axis=0)
+            axes.fill_between(steps, low, high, color=COLORS[library], alpha=0.2, linewidth=0)
+        axes.axhline(BARS[env], color="gray", linestyle=":", linewidth=1)
+        axes.set(title=env, xlabel="environment steps", ylabel="training return")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, loc="lower right")
+    figure.savefig(path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--env", nargs="+", choices=BARS, default=list(BARS))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--libraries", nargs="+", choices=SCRIPTS, default=list(SCRIPTS))
+    parser.add_argument("--venvs", type=pathlib.Path, default=HERE / ".venvs")
+    options = parser.parse_args()
+    RESULTS.mkdir(exist_ok=True)
+    pythons = {
+        library: interpreter(library, LIBRARIES[library][1], options.venvs.resolve())
+        for library in options.libraries
+    }
+    for env in options.env:
+        for seed in range(options.seeds):
+            for library in options.libraries:
+                results = results_of(env)
+                if any((r["library"], r["seed"]) == (library, seed) for r in results["runs"]):
+                    continue
+                results["runs"].append(run(pythons[library], library, env, seed))
+                store(env, results)
+                value = results["runs"][-1]["evaluated_return"]
+                print(f"{env}, {library}, seed {seed}: {value:.1f}", flush=True)
+    all_results = {env: results_of(env) for env in BARS if results_of(env)["runs"]}
+    draw(all_results, RESULTS / "learning.png")
+    (RESULTS / "learning.md").write_text(table(all_results) + "\n")
+    print(table(all_results))
+
+
+if __name__ == "__main__":
+    main()
