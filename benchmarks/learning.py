@@ -3,9 +3,10 @@
     python benchmarks/learning.py                                # all settings, 5 seeds, both
     python benchmarks/learning.py --env Pendulum-v1 --seeds 2
 
-Each run is added to `results/learning_ENV.json` as it ends, and is not run again as long as it stands
-there with the same settings. The picture `results/learning.png` and the table are drawn from all that
-is there. Evaluated returns are means over 100 episodes of the deterministic policy after training.
+Each run is added to `results/learning_ENV.json` as it ends, and is not run again as long as it
+stands there with the same settings. The picture `results/learning.png` and the table are drawn from
+all that is there. Evaluated returns are means over 100 episodes of the deterministic policy after
+training.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """Speed of keras_pg's PPO beside Stable-Baselines3's and TF-Agents', on one machine, in one go.
 
 Each library runs in a virtual environment of its own, which this script makes, with the same
-hyperparameters. The runs alternate (A B C A B C ...), so that a machine whose speed drifts treats
-all alike. Printed and written to `results/` are medians over the runs, with the ratios of keras_pg's
-median to each peer's.
+hyperparameters. The runs alternate (A B C A B C ...): a machine whose speed drifts treats all alike.
+Printed are medians over the runs, and the ratio of keras_pg's median to each peer's; every run is
+written to `results/`.
 
     python benchmarks/throughput.py                       # CartPole-v1, 3 runs each
     python benchmarks/throughput.py --task halfcheetah

@@ -1,4 +1,4 @@
-"""Trains keras_pg's PPO with a settings file and prints its learning curve as one JSON line.
+"""Trains keras_pg's PPO with a settings file; prints its curve as one JSON line.
 
 python keras_pg_learn.py ../settings/CartPole-v1.json 0
 """

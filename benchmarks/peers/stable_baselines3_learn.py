@@ -1,4 +1,4 @@
-"""Trains Stable-Baselines3's PPO with a settings file and prints its learning curve as one JSON line.
+"""Trains Stable-Baselines3's PPO with a settings file; prints its curve as one JSON line.
 
 python stable_baselines3_learn.py ../settings/CartPole-v1.json 0
 """
