@@ -6,6 +6,8 @@ still bootstraps from the value of the final observation, a termination does nei
 
 import tensorflow as tf
 
+from keras_pg.losses import check_rank_one
+
 
 def gae(rewards, values, next_values, terminated, truncated, *, gamma, gae_lambda, valid=None):
     """Generalized advantage estimation.
@@ -43,7 +45,7 @@ def gae(rewards, values, next_values, terminated, truncated, *, gamma, gae_lambd
     Reference: Schulman et al., 2016, arXiv:1506.02438, eq. 16.
     """
     inputs = (rewards, values, next_values, terminated, truncated)
-    shapes = [tuple(x.shape) for x in inputs]
+    shapes = [tuple(x.shape) for x in (*inputs, *(() if valid is None else (valid,)))]
     if len(set(shapes)) > 1 or len(shapes[0]) != 2:
         raise ValueError(f"gae expects arguments of one shape [T, N], received shapes {shapes}.")
     rewards, values, next_values = (tf.convert_to_tensor(x) for x in inputs[:3])
@@ -78,6 +80,7 @@ def normalize(advantages, mask):
         float [B]. Zeros where `mask` is False. A single row is returned unchanged (its own mean
         would erase it); equal rows become exact zeros.
     """
+    check_rank_one(advantages=advantages, mask=mask)
     weights = tf.cast(mask, advantages.dtype)
     advantages = tf.where(mask, advantages, tf.zeros_like(advantages))
     count = tf.reduce_sum(weights)

@@ -66,7 +66,9 @@ class Categorical:
 
     def draw_noise(self, rng, shape):
         """Standard Gumbel noise [*shape, n] from a NumPy generator."""
-        return -np.log(rng.standard_exponential((*shape, self.noise_size), dtype=np.float32))
+        exponential = rng.standard_exponential((*shape, self.noise_size), dtype=np.float32)
+        # NumPy draws an exact 0 about once in 7 million.
+        return -np.log(np.maximum(exponential, np.finfo(np.float32).tiny))
 
     def stateless_noise(self, seed, batch_size):
         """Standard Gumbel noise [batch_size, n], a function of `seed` [2]."""
@@ -184,7 +186,10 @@ class SquashedGaussian(DiagonalGaussian):
             raise ValueError(f"squash=True needs finite action bounds, received {space}.")
         # Halved before they are added: the sum of two large bounds may overflow.
         self.centre = (space.high / 2 + space.low / 2).astype(np.float32)
-        self.half_width = (space.high / 2 - space.low / 2).astype(np.float32)
+        with np.errstate(over="ignore"):
+            self.half_width = (space.high / 2 - space.low / 2).astype(np.float32)
+        if not np.all(np.isfinite(self.half_width) & (self.half_width > 0)):
+            raise ValueError(f"squash=True needs bounds some float32 apart, received {space}.")
 
     def _log_slope(self, u):
         """Log |da/du|, one value a dimension."""

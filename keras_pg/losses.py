@@ -9,7 +9,7 @@ import tensorflow as tf
 MAX_LOG_RATIO = 20.0
 
 
-def _check_rank_one(**tensors):
+def check_rank_one(**tensors):
     """[B] against [B, 1] would broadcast to [B, B] without a word: refuse it."""
     shapes = {name: tuple(x.shape) for name, x in tensors.items()}
     if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
@@ -23,7 +23,7 @@ def masked_mean(x, mask):
     >>> float(masked_mean(tf.constant([1.0, 3.0, 1e9]), tf.constant([True, True, False])))
     2.0
     """
-    _check_rank_one(x=x, mask=mask)
+    check_rank_one(x=x, mask=mask)
     x = tf.where(mask, x, tf.zeros_like(x))
     return tf.math.divide_no_nan(tf.reduce_sum(x), tf.reduce_sum(tf.cast(mask, x.dtype)))
 
@@ -38,7 +38,7 @@ def probability_ratio(log_probs, old_log_probs):
     Returns:
         (r, log r), each float [B].
     """
-    _check_rank_one(log_probs=log_probs, old_log_probs=old_log_probs)
+    check_rank_one(log_probs=log_probs, old_log_probs=old_log_probs)
     log_ratio = tf.clip_by_value(
         log_probs - tf.stop_gradient(old_log_probs), -MAX_LOG_RATIO, MAX_LOG_RATIO
     )
@@ -67,7 +67,7 @@ def clipped_surrogate(ratio, advantages, clip_ratio, mask):
 
     Reference: Schulman et al., 2017, arXiv:1707.06347, eq. 7.
     """
-    _check_rank_one(ratio=ratio, advantages=advantages, mask=mask)
+    check_rank_one(ratio=ratio, advantages=advantages, mask=mask)
     advantages = tf.stop_gradient(advantages)
     clipped_ratio = tf.clip_by_value(ratio, 1.0 - clip_ratio, 1.0 + clip_ratio)
     return -masked_mean(tf.minimum(ratio * advantages, clipped_ratio * advantages), mask)
@@ -75,7 +75,7 @@ def clipped_surrogate(ratio, advantages, clip_ratio, mask):
 
 def squared_error(values, targets, mask):
     """Mean of (V(s) - target)², targets held constant. All arguments [B]."""
-    _check_rank_one(values=values, targets=targets, mask=mask)
+    check_rank_one(values=values, targets=targets, mask=mask)
     return masked_mean(tf.square(values - tf.stop_gradient(targets)), mask)
 
 
@@ -91,7 +91,7 @@ def clipped_squared_error(values, old_values, targets, value_clip, mask):
 
     Reference: the value clipping of OpenAI baselines' ppo2 (not in the paper).
     """
-    _check_rank_one(values=values, old_values=old_values, targets=targets, mask=mask)
+    check_rank_one(values=values, old_values=old_values, targets=targets, mask=mask)
     old_values, targets = tf.stop_gradient(old_values), tf.stop_gradient(targets)
     near_values = old_values + tf.clip_by_value(values - old_values, -value_clip, value_clip)
     return masked_mean(
@@ -125,10 +125,15 @@ def explained_variance(values, returns, mask):
     Returns:
         Scalar; 0 where the returns do not vary.
     """
-    _check_rank_one(values=values, returns=returns, mask=mask)
+    check_rank_one(values=values, returns=returns, mask=mask)
 
     def variance(x):
         return masked_mean(tf.square(x - masked_mean(x, mask)), mask)
 
     unexplained, total = variance(returns - values), variance(returns)
-    return tf.where(total > 0, 1.0 - tf.math.divide_no_nan(unexplained, total), 0.0)
+    # Rounding in the mean would make a variance of equal returns: compare them instead.
+    infinity = tf.constant(float("inf"), returns.dtype)
+    largest = tf.reduce_max(tf.where(mask, returns, -infinity))
+    smallest = tf.reduce_min(tf.where(mask, returns, infinity))
+    explained = 1.0 - tf.math.divide_no_nan(unexplained, total)
+    return tf.where(largest > smallest, explained, tf.zeros_like(explained))

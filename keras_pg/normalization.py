@@ -16,8 +16,8 @@ import tensorflow as tf
 class _RunningMoments(keras.layers.Layer):
     """Count, mean and sum of squared deviations of a stream, per dimension, in float64."""
 
-    def __init__(self, shape, **kwargs):
-        super().__init__(trainable=False, **kwargs)
+    def __init__(self, shape, trainable=False, **kwargs):
+        super().__init__(trainable=trainable, **kwargs)
         self.shape = tuple(shape)
 
         def accumulator(name, shape):

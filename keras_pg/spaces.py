@@ -63,9 +63,10 @@ def to_config(space):
     if isinstance(space, gymnasium.spaces.Discrete):
         return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
     if isinstance(space, gymnasium.spaces.Box):
-        # Infinite bounds are written as text: JSON has no infinity.
+        # Bounds are written as text: JSON has no infinity, and some readers no 64-bit integers.
+        number = float if space.dtype.kind == "f" else int
         low, high = (
-            [repr(float(bound)) for bound in np.ravel(side)] for side in (space.low, space.high)
+            [repr(number(bound)) for bound in np.ravel(side)] for side in (space.low, space.high)
         )
         return {
             "type": "Box",
@@ -84,8 +85,9 @@ def from_config(config):
     if config["type"] == "Discrete":
         return gymnasium.spaces.Discrete(config["n"], start=config["start"])
     dtype = np.dtype(config["dtype"])
+    number = float if dtype.kind == "f" else int
     low, high = (
-        np.array([float(bound) for bound in config[side]]).astype(dtype).reshape(config["shape"])
+        np.array([number(bound) for bound in config[side]], dtype).reshape(config["shape"])
         for side in ("low", "high")
     )
     return gymnasium.spaces.Box(low, high, dtype=dtype)

@@ -23,7 +23,8 @@ LAYERS = [
     {"rollouts.__init__", "rollouts.evaluation", "rollouts.dataset", "rollouts.minibatches"},
     {"rollouts.acting", "rollouts.vector_env"},
     {"networks", "rollouts.rollout"},
-    {"advantages", "losses", "distributions", "normalization"},
+    {"advantages", "distributions", "normalization"},
+    {"losses"},
     {"spaces", "_version"},
 ]
 MATHS = {"advantages", "losses", "distributions", "normalization"}
