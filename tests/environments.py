@@ -82,11 +82,10 @@ class Faulty(Clockwork):
     def step(self, action):
         assert self.action_space.contains(action), action
         faulty = self.steps == self.at
-        observation, _, terminated, truncated, info = super().step(0)
         if faulty and self.fault == "error":
-            1 / 0  # noqa: B018
-        reward = np.nan if faulty and self.fault == "reward" else 1.0
-        return observation, reward, terminated, truncated, info
+            raise ZeroDivisionError("as asked for")
+        observation, _, *rest = super().step(0)
+        return observation, np.nan if faulty and self.fault == "reward" else 1.0, *rest
 
 
 class Recording(Clockwork):

@@ -61,7 +61,7 @@ def make_collector(agent, env, num_steps):
 def make_updater(agent):
     """Returns a function that takes one gradient step for each row of minibatch indices."""
 
-    # Converting the library's code too would make the first call ten times slower.
+    # Converting the library's code too would make the first call about seven times slower.
     @tf.autograph.experimental.do_not_convert
     def train(transitions, indices):
         agent.train(tf.nest.map_structure(lambda x: tf.gather(x, indices), transitions))

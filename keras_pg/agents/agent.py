@@ -61,11 +61,26 @@ class Hyperparameter:
         return float(str(value.numpy()))  # 0.2 rather than the float64 nearest to float32's 0.2
 
 
-class EpisodeMean(keras.metrics.Mean):
-    """Mean over the episodes that ended since the epoch began; NaN while there are none."""
+class Means(keras.metrics.Metric):
+    """Means of several named scalars since the epoch began; NaN while there is nothing to average.
+
+    One variable holds all the sums. Each variable more would be an input and an output of the
+    compiled train step.
+    """
+
+    def __init__(self, names, name):
+        super().__init__(name=name)
+        self.names = tuple(names)
+        self.sums = self.add_weight(name="sums", shape=(len(self.names),), initializer="zeros")
+        self.count = self.add_weight(name="count", shape=(), initializer="zeros")
+
+    def update_state(self, sums, count=1.0):
+        """Adds `count` observations, given {name: their sum}."""
+        self.sums.assign_add(tf.stack([tf.cast(sums[name], tf.float32) for name in self.names]))
+        self.count.assign_add(tf.cast(count, tf.float32))
 
     def result(self):
-        return self.total / self.count
+        return dict(zip(self.names, tf.unstack(self.sums / self.count)))
 
 
 def check_range(name, value, low, high, *, low_open=False):
@@ -147,9 +162,8 @@ class Agent(keras.Model):
         self.nonfinite_updates = counter("nonfinite_updates")
         # A counter beside the seed, since Keras does not save the state of a SeedGenerator.
         self.sampled_batches = counter("sampled_batches")
-        self.means = {name: keras.metrics.Mean(name=name) for name in self.tracked}
-        self.episode_return = EpisodeMean(name="episode_return")
-        self.episode_length = EpisodeMean(name="episode_length")
+        self.update_means = Means(self.tracked, name="update_means")
+        self.episode_means = Means(("episode_return", "episode_length"), name="episode_means")
 
     # ------------------------------------------------------------------ building and compiling
 
@@ -434,20 +448,24 @@ class Agent(keras.Model):
             values: scalars by name, one for each name in `tracked`.
         """
         ended = tf.logical_and(rollout.valid, tf.logical_or(rollout.terminated, rollout.truncated))
-        ended = tf.reshape(ended, [-1])
-        self.episode_return.update_state(tf.reshape(rollout.episode_returns, [-1]), ended)
-        self.episode_length.update_state(tf.reshape(rollout.timesteps + 1, [-1]), ended)
-        for name, mean in self.means.items():
-            mean.update_state(values[name])
+        ended = tf.cast(ended, tf.float32)
+        lengths = tf.cast(rollout.timesteps + 1, tf.float32)
+        self.episode_means.update_state(
+            {
+                "episode_return": tf.reduce_sum(rollout.episode_returns * ended),
+                "episode_length": tf.reduce_sum(lengths * ended),
+            },
+            tf.reduce_sum(ended),
+        )
+        self.update_means.update_state(values)
         self.env_steps.assign_add(tf.reduce_sum(tf.cast(rollout.valid, tf.int64)))
         # Nothing else ties this to the data: the graph executor would count the iteration before
         # its rollout is collected.
         with tf.control_dependencies([rollout.rewards]):
             self.iteration.assign_add(1)
         return {
-            "episode_return": self.episode_return.result(),
-            "episode_length": self.episode_length.result(),
-            **{name: mean.result() for name, mean in self.means.items()},
+            **self.episode_means.result(),
+            **self.update_means.result(),
             "env_steps": tf.convert_to_tensor(self.env_steps),
             "nonfinite_updates": tf.convert_to_tensor(self.nonfinite_updates),
         }
@@ -516,12 +534,12 @@ class Agent(keras.Model):
 
     def test_step(self, episodes):
         """Keras's `evaluate` on a batch of `Episodes`."""
-        self.episode_return.update_state(episodes.returns)
-        self.episode_length.update_state(episodes.lengths)
-        return {
-            "episode_return": self.episode_return.result(),
-            "episode_length": self.episode_length.result(),
+        sums = {
+            "episode_return": tf.reduce_sum(episodes.returns),
+            "episode_length": tf.reduce_sum(episodes.lengths),
         }
+        self.episode_means.update_state(sums, episodes.returns.shape[0])
+        return self.episode_means.result()
 
     def call(self, observations):
         """The deterministic env-ready actions for a batch of raw observations."""
