@@ -150,6 +150,7 @@ class Agent(keras.Model):
         # Wrapped, because Keras would track and save encoders that become parts of the networks.
         self._given_networks = lambda: (actor, critic)
         self.actor = self.critic = self.critic_optimizer = None
+        self._rollout_signature = None
         self.reward_scaling = RewardScaling() if normalize_rewards else None
 
         def counter(name):
@@ -362,6 +363,10 @@ class Agent(keras.Model):
                     "it must be 1, or rollouts would be collected while the policy changes."
                 )
             collector = collector_for(env, self.actor, num_steps=num_steps, gamma=self.gamma)
+            if collector.signature() != self._rollout_signature:
+                # Keras would relax the shapes to cover both; a train step needs to know its own.
+                self.train_function = None
+                self._rollout_signature = collector.signature()
             rollouts = OnDemandDataset(self._collect_with(collector), collector.signature())
             cleanup.enter_context(rollouts.surfacing_errors())
             validation = {}
@@ -538,7 +543,7 @@ class Agent(keras.Model):
             "episode_return": tf.reduce_sum(episodes.returns),
             "episode_length": tf.reduce_sum(episodes.lengths),
         }
-        self.episode_means.update_state(sums, episodes.returns.shape[0])
+        self.episode_means.update_state(sums, tf.size(episodes.returns))
         return self.episode_means.result()
 
     def call(self, observations):
