@@ -116,9 +116,9 @@ class Server:
         with graph.as_default():
             meta_graph = tf.compat.v1.saved_model.load(self.session, ["serve"], str(directory))
         self.signatures = meta_graph.signature_def
+        self._callable = functools.cache(self._make_callable)
 
-    @functools.cache
-    def _callable(self, signature):
+    def _make_callable(self, signature):
         options = config_pb2.CallableOptions(
             feed=[tensor.name for tensor in self.signatures[signature].inputs.values()],
             fetch=[tensor.name for tensor in self.signatures[signature].outputs.values()],
