@@ -44,7 +44,7 @@ class Categorical:
     """
 
     def __init__(self, space):
-        self.start = int(space.start)
+        self.start, self.dtype = int(space.start), space.dtype
         self.state_dependent_size = self.parameter_size = self.noise_size = int(space.n)
         self.action_shape, self.action_dtype = (), tf.int64
 
@@ -86,8 +86,8 @@ class Categorical:
         return tf.argmax(parameters, axis=-1)
 
     def to_env(self, actions):
-        """Actions of the space, int64 [B]."""
-        return actions + self.start if self.start else actions
+        """Actions of the space, in its dtype, [B]."""
+        return tf.cast(actions + self.start if self.start else actions, self.dtype)
 
     def describe(self, parameters):
         """Named tensors that describe the policy to whoever is served by it."""
@@ -111,7 +111,11 @@ class DiagonalGaussian:
     """
 
     def __init__(self, space):
-        self.low, self.high = space.low, space.high
+        self.dtype = space.dtype
+        # Bounds in float32, for LiteRT; where that rounds them, inwards.
+        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+        self.low = np.where(low < space.low, np.nextafter(low, np.float32(np.inf)), low)
+        self.high = np.where(high > space.high, np.nextafter(high, np.float32(-np.inf)), high)
         self.action_shape, self.action_dtype = space.shape, tf.float32
         self.state_dependent_size = self.noise_size = space.shape[0]
         self.parameter_size = 2 * self.noise_size
@@ -156,8 +160,7 @@ class DiagonalGaussian:
 
     def to_env(self, actions):
         """Actions inside the bounds, [B, A], in the space's dtype."""
-        dtype = self.low.dtype
-        return tf.clip_by_value(tf.cast(actions, dtype), self.low, self.high)
+        return tf.cast(tf.clip_by_value(actions, self.low, self.high), self.dtype)
 
     def describe(self, parameters):
         """Named tensors that describe the policy to whoever is served by it."""

@@ -21,6 +21,7 @@ Signatures, every tensor with a leading batch dimension:
 LiteRT has no seeded random operations; its artefact has `serving_default` and `value` only.
 """
 
+import copy
 import json
 import os
 import pathlib
@@ -100,15 +101,22 @@ def _publish(temporary, base):
 
 def next_version(base):
     """The path of the version after the highest there is; `base/1` where there is none."""
-    return base / str(max([0, *versions(base)]) + 1)
+    # Files count as well: their names are taken.
+    taken = _integers(base.iterdir()) if base.is_dir() else []
+    return base / str(max([0, *taken]) + 1)
 
 
 def versions(base):
     """The version numbers under a base directory, ascending."""
     if not base.is_dir():
         return []
-    names = (path.name for path in base.iterdir() if path.is_dir())
-    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+    return _integers(path for path in base.iterdir() if path.is_dir())
+
+
+def _integers(paths):
+    """The names that TensorFlow Serving can read as versions (int64), ascending."""
+    numbers = (int(path.name) for path in paths if path.name.isascii() and path.name.isdigit())
+    return sorted(number for number in numbers if number < 2**63)
 
 
 def _flush_to_disk(directory):
@@ -160,6 +168,10 @@ class _Policy(tf.Module):
         def sample(observation, seed):
             observation = tf.ensure_shape(observation, (None, *space.shape))
             seed = tf.ensure_shape(seed, (None, 2))
+            # Another number of seeds may broadcast without an error, as above.
+            tf.debugging.assert_equal(
+                tf.shape(seed)[0], tf.shape(observation)[0], "Each observation needs one seed."
+            )
             # Row by row: a row's noise must not depend on what else is in the batch.
             noise = tf.map_fn(
                 lambda row: distribution.stateless_noise(row, 1)[0],
@@ -205,11 +217,15 @@ def _litert(module):
 
 def _example_observations(space, count):
     """Raw observations to compare on, the same for the same space."""
+    # A copy: the space may be the environment's own, and its random state with it.
+    space = copy.deepcopy(space)
     space.seed(0)
     observations = np.stack([space.sample() for _ in range(count)])
     if np.issubdtype(observations.dtype, np.floating):
         # Some spaces are bounded by the largest float; a sum of such numbers is infinite.
-        observations = np.clip(observations, -1e3, 1e3)
+        vast = (np.abs(space.low) > 1e6) | (np.abs(space.high) > 1e6)
+        narrowed = np.clip(np.clip(observations, -1e3, 1e3), space.low, space.high)
+        observations = np.where(vast, narrowed, observations)
     return observations.astype(space.dtype)
 
 

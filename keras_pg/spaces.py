@@ -56,12 +56,13 @@ def to_config(space):
     >>> import gymnasium
     >>> space = gymnasium.spaces.Discrete(3, start=1)
     >>> to_config(space)
-    {'type': 'Discrete', 'n': 3, 'start': 1}
+    {'type': 'Discrete', 'n': 3, 'start': 1, 'dtype': 'int64'}
     >>> from_config(to_config(space)) == space
     True
     """
     if isinstance(space, gymnasium.spaces.Discrete):
-        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+        numbers = {"n": int(space.n), "start": int(space.start)}
+        return {"type": "Discrete", **numbers, "dtype": str(space.dtype)}
     if isinstance(space, gymnasium.spaces.Box):
         # Bounds are written as text: JSON has no infinity, and some readers no 64-bit integers.
         number = float if space.dtype.kind == "f" else int
@@ -82,9 +83,9 @@ def from_config(config):
     """Inverse of `to_config`. A space is returned as it is."""
     if isinstance(config, gymnasium.Space):
         return config
-    if config["type"] == "Discrete":
-        return gymnasium.spaces.Discrete(config["n"], start=config["start"])
     dtype = np.dtype(config["dtype"])
+    if config["type"] == "Discrete":
+        return gymnasium.spaces.Discrete(config["n"], start=config["start"], dtype=dtype.type)
     number = float if dtype.kind == "f" else int
     low, high = (
         np.array([number(bound) for bound in config[side]], dtype).reshape(config["shape"])

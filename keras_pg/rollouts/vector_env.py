@@ -54,10 +54,12 @@ def make_vector_env(env, num_envs=None, vectorization="sync"):
             "An environment is an id, a gymnasium.Env, a factory or a gymnasium.vector.VectorEnv, "
             f"received {env!r}."
         )
+    # Not SAME_STEP, which hands out the final observation by reference: an environment that reuses
+    # its array has overwritten it by then.
     if vectorization == "async":
-        return AsyncVectorEnv(factories, autoreset_mode=AutoresetMode.SAME_STEP), ours
+        return AsyncVectorEnv(factories, autoreset_mode=AutoresetMode.DISABLED), ours
     # copy=False: the collector copies each observation once, into the rollout.
-    return SyncVectorEnv(factories, autoreset_mode=AutoresetMode.SAME_STEP, copy=False), ours
+    return SyncVectorEnv(factories, autoreset_mode=AutoresetMode.DISABLED, copy=False), ours
 
 
 def _autoreset_mode(env):
@@ -123,7 +125,8 @@ class VectorEnvCollector:
     def reset(self, seed):
         """Starts new episodes; environment i is seeded with `seed + i`."""
         n = self.env.num_envs
-        self._observations, _ = self.env.reset(seed=[seed + i for i in range(n)])
+        # One integer: some vector environments take no list, and to Gymnasium's it means the same.
+        self._observations, _ = self.env.reset(seed=int(seed))
         self._just_ended = np.zeros(n, bool)
         self._timesteps = np.zeros(n, np.int32)
         self._episode_returns = np.zeros(n, np.float64)
@@ -209,15 +212,18 @@ class VectorEnvCollector:
             self._discounted_returns[mask] = 0.0
 
     def _check_finite(self, rollout, steps):
-        """Raises if the first `steps` steps hold NaN or infinity, naming the earliest."""
+        """Raises if the first `steps` steps hold NaN or infinity, naming the earliest.
+
+        The observation that the next step would start from is one of them.
+        """
         found = []
         for name, array in (
-            ("reward", rollout.rewards),
-            ("observation", rollout.next_observations),
-            ("first observation of an episode", rollout.observations),
+            ("reward", rollout.rewards[:steps]),
+            ("observation", rollout.next_observations[:steps]),
+            ("first observation of an episode", rollout.observations[: steps + 1]),
         ):
             if np.issubdtype(array.dtype, np.floating):
-                bad = np.argwhere(~np.isfinite(array[:steps]))
+                bad = np.argwhere(~np.isfinite(array))
                 found += [(*bad[0][:2], name, array[tuple(bad[0])], bad[0][2:])] if len(bad) else []
         if found:
             t, i, name, value, index = min(found, key=lambda entry: entry[0])
