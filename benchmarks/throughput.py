@@ -1,7 +1,7 @@
 """Speed of keras_pg's PPO beside Stable-Baselines3's and TF-Agents', on one machine, in one go.
 
 Each library runs in a virtual environment of its own, which this script makes, with the same
-hyperparameters. The runs alternate (A B C A B C ...): a machine whose speed drifts treats all alike.
+hyperparameters. The runs alternate (A B C A B C ...): a machine that drifts treats all alike.
 Printed are medians over the runs, and the ratio of keras_pg's median to each peer's; every run is
 written to `results/`.
 
