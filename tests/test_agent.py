@@ -341,6 +341,18 @@ def test_other_spaces_than_those_built_for():
         agent.evaluate("Acrobot-v1", verbose=0)
 
 
+def test_networks_made_for_other_spaces():
+    ours, theirs = Target().observation_space, gymnasium.spaces.Discrete(4)
+    action_space = Target().action_space
+    for networks in (
+        {"actor": keras_pg.Actor(theirs, action_space)},
+        {"actor": keras_pg.Actor(ours, gymnasium.spaces.Discrete(5))},
+        {"critic": keras_pg.Critic(theirs)},
+    ):
+        with pytest.raises(ValueError, match="spaces differ"):
+            fit(keras_pg.PPO(**networks))
+
+
 def test_rollouts_that_cannot_be_split():
     with pytest.raises(ValueError, match=r"num_steps=8 · num_envs=2 = 16 .* num_minibatches=3"):
         fit(small_ppo(num_minibatches=3))

@@ -178,7 +178,10 @@ class Agent(keras.Model):
             built = self.actor.observation_space, self.actor.action_space
             return spaces.check_same_spaces(built, (observation_space, action_space))
         actor, critic = self._given_networks()
-        if not isinstance(actor, Actor):
+        if isinstance(actor, Actor):
+            built = actor.observation_space, actor.action_space
+            spaces.check_same_spaces(built, (observation_space, action_space))
+        else:
             actor = Actor(
                 observation_space,
                 action_space,
@@ -188,7 +191,10 @@ class Agent(keras.Model):
                 seed=self.seed,
                 name="actor",
             )
-        if not isinstance(critic, Critic):
+        if isinstance(critic, Critic):
+            built = critic.observation_space, action_space
+            spaces.check_same_spaces(built, (observation_space, action_space))
+        else:
             critic = Critic(
                 observation_space,
                 encoder=critic,
