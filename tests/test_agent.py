@@ -350,7 +350,7 @@ def test_networks_made_for_other_spaces():
         {"critic": keras_pg.Critic(theirs)},
     ):
         with pytest.raises(ValueError, match="spaces differ"):
-            fit(keras_pg.PPO(**networks))
+            fit(keras_pg.PPO(num_minibatches=2, **networks))
 
 
 def test_rollouts_that_cannot_be_split():
