@@ -13,7 +13,8 @@ version is written under a temporary name and renamed once, so a server sees all
 Signatures, every tensor with a leading batch dimension:
 
     serving_default: observation → action (the mode), and what describes it
-                     (probabilities, or mean and standard_deviation)
+                     (probabilities, or mean and standard_deviation, or with squashed actions
+                     unsquashed_mean and unsquashed_standard_deviation)
     sample:          observation, seed int32 [B, 2] → action, log_prob; each row is a function of
                      its own observation and seed
     value:           observation → value, if asked for

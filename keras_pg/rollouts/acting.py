@@ -131,6 +131,6 @@ def engine_for(actor, num_envs):
         logger.warning(
             "LiteRT cannot run this actor; acting through a compiled TensorFlow function instead, "
             "which is slower. The reason: %s",
-            error,
+            str(error).partition("\n")[0],  # the converter appends its whole program
         )
         return CompiledEngine(actor, num_envs)
