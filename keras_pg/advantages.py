@@ -6,7 +6,7 @@ still bootstraps from the value of the final observation, a termination does nei
 
 import tensorflow as tf
 
-from keras_pg.losses import check_rank_one
+from keras_pg.losses import check_rank_one, varies
 
 
 def gae(rewards, values, next_values, terminated, truncated, *, gamma, gae_lambda, valid=None):
@@ -87,9 +87,7 @@ def normalize(advantages, mask):
     mean = tf.math.divide_no_nan(tf.reduce_sum(advantages), count)
     centred = tf.where(mask, advantages - mean, tf.zeros_like(advantages))
     std = tf.sqrt(tf.math.divide_no_nan(tf.reduce_sum(tf.square(centred)), count))
-    # Rounding in the mean would make noise of equal advantages: compare them instead.
-    infinity = tf.constant(float("inf"), advantages.dtype)
-    largest = tf.reduce_max(tf.where(mask, advantages, -infinity))
-    smallest = tf.reduce_min(tf.where(mask, advantages, infinity))
-    normalized = tf.where(largest > smallest, centred / (std + 1e-8), tf.zeros_like(advantages))
+    normalized = tf.where(
+        varies(advantages, mask), centred / (std + 1e-8), tf.zeros_like(advantages)
+    )
     return tf.where(count > 1.0, normalized, advantages)

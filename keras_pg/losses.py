@@ -28,6 +28,17 @@ def masked_mean(x, mask):
     return tf.math.divide_no_nan(tf.reduce_sum(x), tf.reduce_sum(tf.cast(mask, x.dtype)))
 
 
+def varies(x, mask):
+    """Whether the rows of `x` [B] where `mask` [B] is True differ at all: bool scalar.
+
+    Their variance cannot tell: rounding in the mean gives equal rows a variance above 0.
+    """
+    infinity = tf.constant(float("inf"), x.dtype)
+    largest = tf.reduce_max(tf.where(mask, x, -infinity))
+    smallest = tf.reduce_min(tf.where(mask, x, infinity))
+    return largest > smallest
+
+
 def probability_ratio(log_probs, old_log_probs):
     """R = π(a|s) / π_old(a|s), and log r, with log r bounded to ±20 so that r stays finite.
 
@@ -131,9 +142,5 @@ def explained_variance(values, returns, mask):
         return masked_mean(tf.square(x - masked_mean(x, mask)), mask)
 
     unexplained, total = variance(returns - values), variance(returns)
-    # Rounding in the mean would make a variance of equal returns: compare them instead.
-    infinity = tf.constant(float("inf"), returns.dtype)
-    largest = tf.reduce_max(tf.where(mask, returns, -infinity))
-    smallest = tf.reduce_min(tf.where(mask, returns, infinity))
     explained = 1.0 - tf.math.divide_no_nan(unexplained, total)
-    return tf.where(largest > smallest, explained, tf.zeros_like(explained))
+    return tf.where(varies(returns, mask), explained, tf.zeros_like(explained))

@@ -214,7 +214,7 @@ def test_environment_steps_are_counted_without_the_resets(mode):
 def test_rollouts_have_the_shapes_and_dtypes_of_their_signature():
     collector = collector_of(SyncVectorEnv(clockworks(DiscreteClockwork)), num_steps=4)
     collector.reset(seed=0)
-    for field, spec in zip(collector.collect(), collector.signature()):
+    for field, spec in zip(collector.collect(), collector.signature):
         assert field.shape == tuple(spec.shape) and field.dtype == spec.dtype.as_numpy_dtype
 
 

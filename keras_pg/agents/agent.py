@@ -369,11 +369,11 @@ class Agent(keras.Model):
                     "it must be 1, or rollouts would be collected while the policy changes."
                 )
             collector = collector_for(env, self.actor, num_steps=num_steps, gamma=self.gamma)
-            if collector.signature() != self._rollout_signature:
+            if collector.signature != self._rollout_signature:
                 # Keras would relax the shapes to cover both; a train step needs to know its own.
                 self.train_function = None
-                self._rollout_signature = collector.signature()
-            rollouts = OnDemandDataset(self._collect_with(collector), collector.signature())
+                self._rollout_signature = collector.signature
+            rollouts = OnDemandDataset(self._collect_with(collector), collector.signature)
             cleanup.enter_context(rollouts.surfacing_errors())
             validation = {}
             if validation_env is not None:

@@ -1,5 +1,6 @@
 """Collects rollouts from Gymnasium vector environments, in any of the three autoreset modes."""
 
+import functools
 import warnings
 
 import gymnasium
@@ -102,6 +103,7 @@ class VectorEnvCollector:
         )
         self._steps = 0
 
+    @functools.cached_property
     def signature(self):
         """The `tf.TensorSpec`s of a rollout."""
         leading = (self.num_steps, self.env.num_envs)
@@ -151,7 +153,7 @@ class VectorEnvCollector:
             else distribution.draw_noise(rng, (T, n))
         )
         rollout = Rollout(
-            *(np.empty(spec.shape, spec.dtype.as_numpy_dtype) for spec in self.signature())
+            *(np.empty(spec.shape, spec.dtype.as_numpy_dtype) for spec in self.signature)
         )
         rollout.valid[:] = True
         for t in range(T):
