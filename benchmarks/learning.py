@@ -85,11 +85,11 @@ def table(all_results):
 
 def draw(all_results, path):
     """Mean training return over seeds with the range from worst to best seed."""
-    figure = Figure(
-        figsize=(11, 3.2 * ((len(all_results) + 1) // 2)), dpi=110, layout="constrained"
-    )
+    columns = min(2, len(all_results))
+    rows = (len(all_results) + 1) // 2
+    figure = Figure(figsize=(5.5 * columns, 3.2 * rows), dpi=110, layout="constrained")
     for i, (env, results) in enumerate(all_results.items()):
-        axes = figure.add_subplot((len(all_results) + 1) // 2, 2, i + 1)
+        axes = figure.add_subplot(rows, columns, i + 1)
         for library, reports in runs_by_library(results).items():
             steps = np.array(reports[0]["curve"])[:, 0]
             returns = [np.interp(steps, *np.array(report["curve"]).T) for report in reports]
