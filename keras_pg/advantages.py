@@ -79,14 +79,34 @@ def normalize(advantages, mask):
     Returns:
         float [B]. Zeros where `mask` is False. A single row is returned unchanged (its own mean
         would erase it); equal rows become exact zeros.
+
+    Raises:
+        ValueError: the arguments are not both [B].
     """
     check_rank_one(advantages=advantages, mask=mask)
+    return normalize_each(advantages[None], mask[None])[0]
+
+
+def normalize_each(advantages, mask):
+    """`normalize` for each of K minibatches on its own: float and bool [K, B] → float [K, B].
+
+    Raises:
+        ValueError: the arguments are not both [K, B].
+    """
+    if advantages.shape != mask.shape or advantages.shape.rank != 2:
+        raise ValueError(
+            "normalize_each expects arguments of one shape [K, B], received "
+            f"{tuple(advantages.shape)} and {tuple(mask.shape)}."
+        )
     weights = tf.cast(mask, advantages.dtype)
     advantages = tf.where(mask, advantages, tf.zeros_like(advantages))
-    count = tf.reduce_sum(weights)
-    mean = tf.math.divide_no_nan(tf.reduce_sum(advantages), count)
-    centred = tf.where(mask, advantages - mean, tf.zeros_like(advantages))
-    std = tf.sqrt(tf.math.divide_no_nan(tf.reduce_sum(tf.square(centred)), count))
+    count = tf.reduce_sum(weights, axis=1, keepdims=True)
+
+    def mean(x):
+        return tf.math.divide_no_nan(tf.reduce_sum(x, axis=1, keepdims=True), count)
+
+    centred = tf.where(mask, advantages - mean(advantages), tf.zeros_like(advantages))
+    std = tf.sqrt(mean(tf.square(centred)))
     normalized = tf.where(
         varies(advantages, mask), centred / (std + 1e-8), tf.zeros_like(advantages)
     )

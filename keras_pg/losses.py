@@ -1,6 +1,7 @@
 """Surrogate objectives, value losses and KL estimators: pure functions of rank-1 tensors.
 
-B rows of a (mini)batch. Every mean is over the rows where `mask` is True: Σ x m / Σ m.
+Each gives one number for each of the B rows of a (mini)batch. A mean over the rows that count is
+`masked_mean`, or `weighted_mean` where the weights of the rows are known beforehand.
 """
 
 import tensorflow as tf
@@ -28,14 +29,46 @@ def masked_mean(x, mask):
     return tf.math.divide_no_nan(tf.reduce_sum(x), tf.reduce_sum(tf.cast(mask, x.dtype)))
 
 
+def mean_weights(mask):
+    """The weights w of a mean over the rows where `mask` is True, w = m / Σ m.
+
+    Args:
+        mask: bool [..., B].
+
+    Returns:
+        float32 [..., B], of sum 1 over the last axis; all 0 where no row counts.
+    """
+    weights = tf.cast(mask, tf.float32)
+    return tf.math.divide_no_nan(weights, tf.reduce_sum(weights, axis=-1, keepdims=True))
+
+
+def weighted_mean(x, weights):
+    """Σ w x over the last axis. Rows of weight 0 may hold anything, NaN included.
+
+    Args:
+        x: float [..., B].
+        weights: float [B], from `mean_weights`.
+
+    Returns:
+        float [...].
+
+    >>> import tensorflow as tf
+    >>> weights = mean_weights(tf.constant([True, True, False]))
+    >>> float(weighted_mean(tf.constant([1.0, 3.0, 1e9]), weights))
+    2.0
+    """
+    check_rank_one(x=x[0] if x.shape.rank > 1 else x, weights=weights)
+    return tf.reduce_sum(tf.where(weights > 0, x, tf.zeros_like(x)) * weights, axis=-1)
+
+
 def varies(x, mask):
-    """Whether the rows of `x` [B] where `mask` [B] is True differ at all: bool scalar.
+    """Whether the rows of `x` where `mask` is True differ at all, [..., B] → bool [..., 1].
 
     Their variance cannot tell: rounding in the mean gives equal rows a variance above 0.
     """
     infinity = tf.constant(float("inf"), x.dtype)
-    largest = tf.reduce_max(tf.where(mask, x, -infinity))
-    smallest = tf.reduce_min(tf.where(mask, x, infinity))
+    largest = tf.reduce_max(tf.where(mask, x, -infinity), axis=-1, keepdims=True)
+    smallest = tf.reduce_min(tf.where(mask, x, infinity), axis=-1, keepdims=True)
     return largest > smallest
 
 
@@ -56,19 +89,18 @@ def probability_ratio(log_probs, old_log_probs):
     return tf.exp(log_ratio), log_ratio
 
 
-def clipped_surrogate(ratio, advantages, clip_ratio, mask):
+def clipped_surrogate(ratio, advantages, clip_ratio):
     """PPO's pessimistic surrogate, as a loss (negated objective).
 
-        L = -E[ min(r Â, clip(r, 1-ε, 1+ε) Â) ]
+        L = -min(r Â, clip(r, 1-ε, 1+ε) Â)
 
     Args:
         ratio: float [B], r = π(a|s) / π_old(a|s).
         advantages: float [B], Â; a constant.
         clip_ratio: ε > 0.
-        mask: bool [B].
 
     Returns:
-        Scalar loss. At r = 1 its gradient is minus the policy gradient E[Â ∇ log π].
+        float [B]. At r = 1 the gradient of its mean is minus the policy gradient E[Â ∇ log π].
 
     Example:
     >>> import tensorflow as tf
@@ -78,36 +110,36 @@ def clipped_surrogate(ratio, advantages, clip_ratio, mask):
 
     Reference: Schulman et al., 2017, arXiv:1707.06347, eq. 7.
     """
-    check_rank_one(ratio=ratio, advantages=advantages, mask=mask)
+    check_rank_one(ratio=ratio, advantages=advantages)
     advantages = tf.stop_gradient(advantages)
     clipped_ratio = tf.clip_by_value(ratio, 1.0 - clip_ratio, 1.0 + clip_ratio)
-    return -masked_mean(tf.minimum(ratio * advantages, clipped_ratio * advantages), mask)
+    return -tf.minimum(ratio * advantages, clipped_ratio * advantages)
 
 
-def squared_error(values, targets, mask):
-    """Mean of (V(s) - target)², targets held constant. All arguments [B]."""
-    check_rank_one(values=values, targets=targets, mask=mask)
-    return masked_mean(tf.square(values - tf.stop_gradient(targets)), mask)
+def squared_error(values, targets):
+    """(V(s) - target)², targets held constant. Arguments and result [B]."""
+    check_rank_one(values=values, targets=targets)
+    return tf.square(values - tf.stop_gradient(targets))
 
 
-def clipped_squared_error(values, old_values, targets, value_clip, mask):
-    """Value loss that takes the worse of the new value and the new value kept near the old.
+def clipped_squared_error(values, old_values, targets, value_clip):
+    """Squared error that takes the worse of the new value and the new value kept near the old.
 
-        L = E[ max( (V - R)², (V_old + clip(V - V_old, ±c) - R)² ) ]
+        L = max( (V - R)², (V_old + clip(V - V_old, ±c) - R)² )
 
     Args:
         values, old_values, targets: float [B]; the last two constant.
         value_clip: c > 0, in units of the return.
-        mask: bool [B].
+
+    Returns:
+        float [B].
 
     Reference: the value clipping of OpenAI baselines' ppo2 (not in the paper).
     """
-    check_rank_one(values=values, old_values=old_values, targets=targets, mask=mask)
+    check_rank_one(values=values, old_values=old_values, targets=targets)
     old_values, targets = tf.stop_gradient(old_values), tf.stop_gradient(targets)
     near_values = old_values + tf.clip_by_value(values - old_values, -value_clip, value_clip)
-    return masked_mean(
-        tf.maximum(tf.square(values - targets), tf.square(near_values - targets)), mask
-    )
+    return tf.maximum(tf.square(values - targets), tf.square(near_values - targets))
 
 
 def kl_k3(log_ratio):
@@ -143,4 +175,4 @@ def explained_variance(values, returns, mask):
 
     unexplained, total = variance(returns - values), variance(returns)
     explained = 1.0 - tf.math.divide_no_nan(unexplained, total)
-    return tf.where(varies(returns, mask), explained, tf.zeros_like(explained))
+    return tf.where(varies(returns, mask)[0], explained, tf.zeros_like(explained))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_pg.advantages import gae, normalize
+from keras_pg.advantages import gae, normalize, normalize_each
 
 ROUNDING = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -311,3 +311,19 @@ def test_normalization_forgets_scale_and_shift():
 def test_normalization_refuses_b_by_one(advantages_shape, mask_shape):
     with pytest.raises(ValueError, match=r"\[B\]"):
         normalize(tf.zeros(advantages_shape), tf.ones(mask_shape, tf.bool))
+
+
+def test_minibatches_are_normalized_each_on_its_own():
+    rng = np.random.default_rng(1)
+    advantages = tf.constant(rng.normal(size=(4, 6)) * [[1], [10], [100], [0]])
+    mask = tf.constant(rng.random((4, 6)) < 0.7)
+    one_by_one = tf.stack([normalize(*pair) for pair in zip(advantages, mask)])
+    np.testing.assert_array_equal(normalize_each(advantages, mask), one_by_one)
+
+
+@pytest.mark.parametrize(
+    ("advantages_shape", "mask_shape"), [((5,), (5,)), ((2, 3), (3, 2)), ((2, 3), (3,))]
+)
+def test_minibatches_of_other_shapes_are_refused(advantages_shape, mask_shape):
+    with pytest.raises(ValueError, match=r"\[K, B\]"):
+        normalize_each(tf.zeros(advantages_shape), tf.ones(mask_shape, tf.bool))

@@ -15,13 +15,20 @@ from keras_pg import losses
 ROUNDING = {"rtol": 1e-12, "atol": 1e-12}
 ALL = tf.ones(5, tf.bool)
 
+
+def mean_of(rows):
+    """A loss of one number a row as a scalar, whose last argument is a mask."""
+    return lambda *arguments: losses.masked_mean(rows(*arguments[:-1]), arguments[-1])
+
+
 # Every function of several tensors: a call, and how many tensors it takes (a mask comes last).
 FUNCTIONS = {
     "masked_mean": (losses.masked_mean, 1),
-    "clipped_surrogate": (lambda r, a, m: losses.clipped_surrogate(r, a, 0.2, m), 2),
-    "squared_error": (losses.squared_error, 2),
+    "weighted_mean": (lambda x, m: losses.weighted_mean(x, tf.cast(m, x.dtype) / 5), 1),
+    "clipped_surrogate": (mean_of(lambda r, a: losses.clipped_surrogate(r, a, 0.2)), 2),
+    "squared_error": (mean_of(losses.squared_error), 2),
     "clipped_squared_error": (
-        lambda v, o, t, m: losses.clipped_squared_error(v, o, t, 0.5, m),
+        mean_of(lambda v, o, t: losses.clipped_squared_error(v, o, t, 0.5)),
         3,
     ),
     "explained_variance": (losses.explained_variance, 2),
@@ -30,6 +37,7 @@ FUNCTIONS = {
 # The same objectives, one row at a time.
 ROWS = {
     "masked_mean": lambda x: x,
+    "weighted_mean": lambda x: x,
     "clipped_surrogate": lambda r, a: -min(r * a, min(max(r, 0.8), 1.2) * a),
     "squared_error": lambda v, t: (v - t) ** 2,
     "clipped_squared_error": lambda v, o, t: max(
@@ -118,6 +126,27 @@ def test_no_valid_row_is_a_loss_of_zero_not_nan(name):
     assert float(function(*columns(count), tf.zeros(5, tf.bool))) == 0
 
 
+def test_weights_of_a_mean_count_each_valid_row_the_same():
+    mask = tf.constant([[True, True, True, True], [True, False, False, True], [False] * 4])
+    expected = [[0.25] * 4, [0.5, 0, 0, 0.5], [0.0] * 4]
+    np.testing.assert_array_equal(losses.mean_weights(mask), expected)
+
+
+def test_a_weighted_mean_of_several_quantities_is_that_of_each():
+    rows, mask = tf.stack(columns(3)), tf.constant([True, False, True, True, False])
+    weights = tf.cast(losses.mean_weights(mask), tf.float64)
+    each = [losses.weighted_mean(x, weights) for x in rows]
+    np.testing.assert_array_equal(losses.weighted_mean(rows, weights), each)
+    # The weights are float32: a third is one only to seven digits.
+    np.testing.assert_allclose(each, [losses.masked_mean(x, mask) for x in rows], rtol=1e-7)
+
+
+def test_rows_of_weight_zero_may_be_nan():
+    x, weights = tf.constant([1.0, np.nan, np.inf]), tf.constant([1.0, 0.0, 0.0])
+    loss, (gradient,) = gradients_of(lambda x: losses.weighted_mean(x, weights), x)
+    assert float(loss) == 1 and gradient.numpy().tolist() == [1, 0, 0]
+
+
 # ---------------------------------------------------------------------------- policy surrogate
 
 
@@ -129,7 +158,7 @@ def test_at_ratio_one_the_surrogate_gradient_is_the_policy_gradient():
     def loss(logits):
         log_probs = tf.gather_nd(tf.nn.log_softmax(logits), np.stack([states, actions], 1))
         ratio, _ = losses.probability_ratio(log_probs, tf.identity(log_probs))
-        return losses.clipped_surrogate(ratio, advantages, 0.2, ALL)
+        return tf.reduce_mean(losses.clipped_surrogate(ratio, advantages, 0.2))
 
     _, (gradient,) = gradients_of(loss, logits)
 
@@ -155,7 +184,7 @@ def test_at_ratio_one_the_surrogate_gradient_is_the_policy_gradient():
 )
 def test_the_gradient_stops_on_the_pessimistic_side_only(ratio, advantage, slope):
     _, (gradient,) = gradients_of(
-        lambda r: losses.clipped_surrogate(r, tf.constant([advantage]), 0.2, tf.constant([True])),
+        lambda r: losses.clipped_surrogate(r, tf.constant([advantage]), 0.2),
         tf.constant([ratio]),
     )
     assert gradient.numpy().tolist() == [slope]
@@ -164,9 +193,7 @@ def test_the_gradient_stops_on_the_pessimistic_side_only(ratio, advantage, slope
 def test_the_clipped_surrogate_never_exceeds_the_unclipped_objective():
     ratio, advantages = columns(2, rows=50)
     advantages = advantages - 1.0
-    for r, a in zip(ratio, advantages):
-        row = losses.clipped_surrogate(r[None], a[None], 0.2, tf.constant([True]))
-        assert -float(row) <= float(r * a)
+    assert np.all(-losses.clipped_surrogate(ratio, advantages, 0.2) <= ratio * advantages)
 
 
 @pytest.mark.parametrize("log_ratio", [1e4, -1e4, 100.0, -100.0])
@@ -175,12 +202,10 @@ def test_the_ratio_stays_finite_at_extreme_log_ratios(log_ratio):
         ratio, bounded = losses.probability_ratio(log_probs, tf.zeros(2))
         assert np.all(np.isfinite(ratio)) and np.all(ratio > 0)
         assert np.all(np.isfinite(losses.kl_k3(bounded)))
-        return losses.clipped_surrogate(
-            ratio, tf.constant([1.0, -1.0]), 0.2, tf.constant([True, True])
-        )
+        return losses.clipped_surrogate(ratio, tf.constant([1.0, -1.0]), 0.2)
 
     value, (gradient,) = gradients_of(loss, tf.fill([2], log_ratio))
-    assert np.isfinite(value) and np.all(np.isfinite(gradient))
+    assert np.all(np.isfinite(value)) and np.all(np.isfinite(gradient))
 
 
 # ----------------------------------------------------------------------------------- constants
@@ -195,23 +220,21 @@ def test_nothing_flows_into_the_old_log_probs():
 
 def test_nothing_flows_into_the_advantages():
     _, (ratio, advantages) = gradients_of(
-        lambda r, a: losses.clipped_surrogate(r, a, 0.2, ALL), *columns(2)
+        lambda r, a: losses.clipped_surrogate(r, a, 0.2), *columns(2)
     )
     assert advantages is None and np.any(ratio.numpy() != 0)
 
 
 def test_nothing_flows_into_the_targets():
     values, targets = columns(2)
-    _, (gradient, into_targets) = gradients_of(
-        lambda v, t: losses.squared_error(v, t, ALL), values, targets
-    )
+    _, (gradient, into_targets) = gradients_of(losses.squared_error, values, targets)
     assert into_targets is None
-    np.testing.assert_allclose(gradient, 2 * (values - targets) / 5, **ROUNDING)
+    np.testing.assert_allclose(gradient, 2 * (values - targets), **ROUNDING)
 
 
 def test_nothing_flows_into_the_old_values_or_the_targets_of_the_clipped_error():
     _, (values, old_values, targets) = gradients_of(
-        lambda v, o, t: losses.clipped_squared_error(v, o, t, 0.5, ALL), *columns(3)
+        lambda v, o, t: losses.clipped_squared_error(v, o, t, 0.5), *columns(3)
     )
     assert old_values is None and targets is None and np.any(values.numpy() != 0)
 
@@ -221,12 +244,12 @@ def test_targets_computed_from_the_same_weights_count_as_constants():
     (features,) = columns(1)
 
     def semi_gradient(weight):
-        return losses.squared_error(weight * features, 1.0 + 0.9 * weight * features, ALL)
+        return losses.squared_error(weight * features, 1.0 + 0.9 * weight * features)
 
     constant_targets = 1.0 + 0.9 * 2.0 * features
     _, with_bootstrap = gradients_of(semi_gradient, weight)
     _, with_constants = gradients_of(
-        lambda w: losses.squared_error(w * features, constant_targets, ALL), weight
+        lambda w: losses.squared_error(w * features, constant_targets), weight
     )
     np.testing.assert_allclose(with_bootstrap, with_constants, **ROUNDING)
 
@@ -272,24 +295,20 @@ def test_the_clipped_error_equals_the_plain_one_inside_the_clip_range():
     old_values, targets, moves = columns(3)
     values = old_values + 0.49 * (moves - 1.0)
     np.testing.assert_allclose(
-        losses.clipped_squared_error(values, old_values, targets, 0.5, ALL),
-        losses.squared_error(values, targets, ALL),
+        losses.clipped_squared_error(values, old_values, targets, 0.5),
+        losses.squared_error(values, targets),
         **ROUNDING,
     )
 
 
 def test_the_clipped_error_is_nowhere_below_the_plain_one():
-    rng = np.random.default_rng(0)
-    larger = 0
-    for row in rng.normal(0, 2, (50, 3, 1)):
-        values, old_values, targets = map(tf.constant, row)
-        mask = tf.constant([True])
-        clipped = losses.clipped_squared_error(values, old_values, targets, 0.5, mask)
-        plain = losses.squared_error(values, targets, mask)
-        # Inside the range V_old + (V - V_old) may round to a neighbour of V.
-        assert clipped >= plain * (1 - 1e-12)
-        larger += bool(clipped > 1.01 * plain)
-    assert larger > 5
+    rows = np.random.default_rng(0).normal(0, 2, (3, 50))
+    values, old_values, targets = map(tf.constant, rows)
+    clipped = losses.clipped_squared_error(values, old_values, targets, 0.5).numpy()
+    plain = losses.squared_error(values, targets).numpy()
+    # Inside the range V_old + (V - V_old) may round to a neighbour of V.
+    assert np.all(clipped >= plain * (1 - 1e-12))
+    assert np.sum(clipped > 1.01 * plain) > 5
 
 
 def test_explained_variance_of_a_perfect_critic_is_one():

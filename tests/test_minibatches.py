@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_pg.rollouts.minibatches import flatten_time, shuffled_minibatches
+from keras_pg.rollouts.minibatches import Minibatches, flatten_time
 from keras_pg.rollouts.rollout import Rollout
 
 ROWS = 24
@@ -14,11 +14,11 @@ ROWS = 24
 
 def minibatches(seed=(0, 1), epochs=3, num_minibatches=4, rows=ROWS):
     """Row numbers, [epochs, num_minibatches, rows / num_minibatches]."""
-    count, minibatch = shuffled_minibatches(
-        tf.range(rows), seed=tf.constant(seed), epochs=epochs, num_minibatches=num_minibatches
+    batches = Minibatches(
+        rows, seed=tf.constant(seed), epochs=epochs, num_minibatches=num_minibatches
     )
-    assert count == epochs * num_minibatches
-    drawn = np.array([minibatch(tf.constant(i)) for i in range(count)])
+    assert batches.count == epochs * num_minibatches
+    drawn = np.array([batches(tf.constant(i), [tf.range(rows)]) for i in range(batches.count)])
     return drawn.reshape(epochs, num_minibatches, rows // num_minibatches)
 
 
@@ -54,10 +54,8 @@ def orders_over(what):
     """2000 orders of 6 rows that differ in one thing: the epoch or one word of the seed."""
 
     def orders(seed, epochs):
-        count, minibatch = shuffled_minibatches(
-            tf.range(6), seed=seed, epochs=epochs, num_minibatches=2
-        )
-        return tf.reshape(tf.map_fn(minibatch, tf.range(count)), [epochs, 6])
+        batches = Minibatches(6, seed=seed, epochs=epochs, num_minibatches=2)
+        return tf.reshape(batches.split(tf.range(6)), [epochs, 6])
 
     @tf.function
     def all_orders():
@@ -90,27 +88,35 @@ def test_successive_orders_are_independent(what):
 
 
 def test_one_minibatch_is_the_data_itself_in_order():
-    data = (tf.range(ROWS), tf.random.stateless_normal((ROWS, 2), [0, 1]))
-    count, minibatch = shuffled_minibatches(
-        data, seed=tf.constant([0, 1]), epochs=3, num_minibatches=1
-    )
-    assert count == 3
+    batch = (tf.range(ROWS), tf.random.stateless_normal((ROWS, 2), [0, 1]))
+    batches = Minibatches(ROWS, seed=tf.constant([0, 1]), epochs=3, num_minibatches=1)
+    assert batches.count == 3
+    part = batches.split(batch[0])
+    assert part.shape == (1, ROWS)
     for i in range(3):
-        assert minibatch(tf.constant(i)) is data
+        *rows, from_split = batches(tf.constant(i), batch, split=[part])
+        assert rows[0] is batch[0] and rows[1] is batch[1]
+        np.testing.assert_array_equal(from_split, batch[0])
+
+
+def test_parts_split_beforehand_are_those_of_the_rows():
+    batches = Minibatches(ROWS, seed=tf.constant([0, 1]), epochs=2, num_minibatches=4)
+    squares = tf.square(batches.split(tf.range(ROWS)))
+    assert squares.shape == (8, 6)
+    for i in range(batches.count):
+        rows, part = batches(tf.constant(i), [tf.range(ROWS)], split=[squares])
+        np.testing.assert_array_equal(part, tf.square(rows))
 
 
 def test_the_fields_of_a_row_stay_together():
     rows = tf.range(ROWS)
-    data = {"row": rows, "vector": tf.stack([10 * rows, 20 * rows], 1), "even": rows % 2 == 0}
-    count, minibatch = shuffled_minibatches(
-        data, seed=tf.constant([0, 1]), epochs=2, num_minibatches=4
-    )
-    for i in range(count):
-        drawn = {name: x.numpy() for name, x in minibatch(i).items()}
-        row = drawn["row"]
-        assert row.shape == (6,) and drawn["vector"].shape == (6, 2)
-        np.testing.assert_array_equal(drawn["vector"], np.stack([10 * row, 20 * row], 1))
-        np.testing.assert_array_equal(drawn["even"], row % 2 == 0)
+    batch = (rows, tf.stack([10 * rows, 20 * rows], 1), rows % 2 == 0)
+    batches = Minibatches(ROWS, seed=tf.constant([0, 1]), epochs=2, num_minibatches=4)
+    for i in range(batches.count):
+        row, vector, even = (x.numpy() for x in batches(i, batch))
+        assert row.shape == (6,) and vector.shape == (6, 2)
+        np.testing.assert_array_equal(vector, np.stack([10 * row, 20 * row], 1))
+        np.testing.assert_array_equal(even, row % 2 == 0)
 
 
 def test_a_number_that_does_not_divide_the_rows_drops_none_in_silence():
@@ -122,18 +128,16 @@ def test_a_number_that_does_not_divide_the_rows_drops_none_in_silence():
 def test_compiled_minibatches_are_the_eager_ones(jit_compile):
     @tf.function(jit_compile=jit_compile)
     def drawn(seed):
-        count, minibatch = shuffled_minibatches(
-            tf.range(ROWS), seed=seed, epochs=3, num_minibatches=4
-        )
+        batches = Minibatches(ROWS, seed=seed, epochs=3, num_minibatches=4)
         # As in training: a loop in the graph, whose counter is a tensor.
-        batches = tf.zeros((count, ROWS // 4), tf.int32)
+        rows = tf.zeros((batches.count, ROWS // 4), tf.int32)
         return tf.while_loop(
-            lambda i, batches: i < count,
-            lambda i, batches: (
+            lambda i, rows: i < batches.count,
+            lambda i, rows: (
                 i + 1,
-                tf.tensor_scatter_nd_update(batches, [[i]], minibatch(i)[None]),
+                tf.tensor_scatter_nd_update(rows, [[i]], batches(i, [tf.range(ROWS)])),
             ),
-            (tf.constant(0), batches),
+            (tf.constant(0), rows),
         )[1]
 
     for seed in ([0, 1], [5, 2**40]):

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from keras_pg import advantages, losses
 from keras_pg.agents.agent import Agent, Hyperparameter, check_count, check_range
-from keras_pg.rollouts.minibatches import flatten_time, shuffled_minibatches
+from keras_pg.rollouts.minibatches import Minibatches, flatten_time
 
 
 @keras.saving.register_keras_serializable("keras_pg")
@@ -152,15 +152,22 @@ class PPO(Agent):
         advantage = tf.reshape(advantage, [-1])
         returns = advantage + values
 
-        # 3. K epochs of minibatch gradient steps.
-        data = (steps.observations, steps.actions, old_log_probs, values, advantage, returns)
-        count, minibatch = shuffled_minibatches(
-            (*data, steps.valid),
+        # 3. K epochs of minibatch gradient steps. What depends on a minibatch and not on the
+        # weights is computed for all of them ahead: nothing then waits for it in the loop.
+        minibatches = Minibatches(
+            advantage.shape[0],
             seed=tf.stack([tf.cast(self.seed, tf.int64), self.iteration.value]),
             epochs=self.update_epochs,
             num_minibatches=self.num_minibatches,
         )
-        metrics = self._ascend(count, minibatch)
+        psi, valid = minibatches.split(advantage), minibatches.split(steps.valid)
+        if self.normalize_advantages:
+            psi = advantages.normalize_each(psi, valid)
+        weights = losses.mean_weights(valid)
+        batch = (steps.observations, steps.actions, old_log_probs, values, returns)
+        metrics = self._ascend(
+            minibatches.count, lambda i: minibatches(i, batch, split=(psi, weights))
+        )
 
         # 4. Running statistics, frozen until here.
         for network in (self.actor, self.critic):
@@ -173,59 +180,51 @@ class PPO(Agent):
     def _ascend(self, count, minibatch):
         """Up to `count` gradient steps; returns the means of their metrics."""
         variables = [v for part in self._actor_and_critic_variables() for v in part]
+        names = self.tracked[: self.tracked.index("explained_variance")]
 
-        def gradient_step(i, stop, sums):
+        def gradient_step(i, stop, n_updates, sums):
+            *batch, weights = minibatch(i)
             with tf.GradientTape() as tape:
-                loss, metrics = self.surrogate_loss(*minibatch(i))
+                rows = self.surrogate_loss(*batch)
+                loss = losses.weighted_mean(rows["loss"], weights)
             gradients = tape.gradient(loss, variables)
+            means = losses.weighted_mean(tf.stack([rows[name] for name in names]), weights)
             if self.target_kl is not None:
-                stop = metrics["approx_kl"] > 1.5 * self.target_kl
-            taken = tf.cast(self.apply_if_finite(gradients, variables, unless=stop), tf.float32)
+                stop = means[names.index("approx_kl")] > 1.5 * self.target_kl
+            taken = self.apply_if_finite(gradients, variables, unless=stop)
             # A step that is not taken must not make NaN of the means either.
-            metrics = {name: tf.math.multiply_no_nan(x, taken) for name, x in metrics.items()}
-            sums = {name: sums[name] + x for name, x in {**metrics, "n_updates": taken}.items()}
-            return i + 1, stop, sums
+            sums += tf.where(taken, means, tf.zeros_like(means))
+            return i + 1, stop, n_updates + tf.cast(taken, tf.float32), sums
 
-        names = [name for name in self.tracked if name != "explained_variance"]
-        _, _, sums = tf.while_loop(
-            lambda i, stop, sums: tf.logical_and(i < count, tf.logical_not(stop)),
+        _, _, n_updates, sums = tf.while_loop(
+            lambda i, stop, *_: tf.logical_and(i < count, tf.logical_not(stop)),
             gradient_step,
-            (tf.constant(0), tf.constant(False), {name: tf.constant(0.0) for name in names}),
+            (tf.constant(0), tf.constant(False), tf.constant(0.0), tf.zeros(len(names))),
         )
-        n_updates = sums.pop("n_updates")
-        means = {name: tf.math.divide_no_nan(x, n_updates) for name, x in sums.items()}
-        return {**means, "n_updates": n_updates}
+        means = tf.math.divide_no_nan(sums, n_updates)
+        return {**dict(zip(names, tf.unstack(means))), "n_updates": n_updates}
 
-    def surrogate_loss(
-        self, observations, actions, old_log_probs, old_values, advantage, returns, valid
-    ):
-        """The negated objective of eq. 9 on a minibatch, and its metrics."""
+    def surrogate_loss(self, observations, actions, old_log_probs, old_values, returns, advantage):
+        """The negated objective of eq. 9 and its metrics, for each row of a minibatch."""
         policy = self.actor.action_distribution
         parameters = self.actor(observations)
         ratio, log_ratio = losses.probability_ratio(
             policy.log_prob(parameters, actions), old_log_probs
         )
-        if self.normalize_advantages:
-            advantage = advantages.normalize(advantage, valid)
-        policy_loss = losses.clipped_surrogate(ratio, advantage, self.clip_ratio, valid)
-
+        policy_loss = losses.clipped_surrogate(ratio, advantage, self.clip_ratio)
         values = self.critic(observations)
         if self.value_clip is None:
-            value_loss = losses.squared_error(values, returns, valid)
+            value_loss = losses.squared_error(values, returns)
         else:
-            value_loss = losses.clipped_squared_error(
-                values, old_values, returns, self.value_clip, valid
-            )
-        entropy = losses.masked_mean(policy.entropy(parameters), valid)
-        loss = policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy
-        clipped = tf.cast(tf.abs(ratio - 1.0) > self.clip_ratio, tf.float32)
-        return loss, {
-            "loss": loss,
+            value_loss = losses.clipped_squared_error(values, old_values, returns, self.value_clip)
+        entropy = policy.entropy(parameters)
+        return {
+            "loss": policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy,
             "policy_loss": policy_loss,
             "value_loss": value_loss,
             "entropy": entropy,
-            "approx_kl": losses.masked_mean(losses.kl_k3(log_ratio), valid),
-            "clip_fraction": losses.masked_mean(clipped, valid),
+            "approx_kl": losses.kl_k3(log_ratio),
+            "clip_fraction": tf.cast(tf.abs(ratio - 1.0) > self.clip_ratio, tf.float32),
         }
 
     def get_config(self):

@@ -8,27 +8,39 @@ def flatten_time(rollout):
     return tf.nest.map_structure(lambda x: tf.reshape(x, [-1, *x.shape[2:]]), rollout)
 
 
-def shuffled_minibatches(data, *, seed, epochs, num_minibatches):
-    """Minibatches that pass over the data `epochs` times, without replacement in each pass.
+class Minibatches:
+    """Passes over the B rows of a batch in equal parts, without replacement in each pass.
 
     Args:
-        data: nest of tensors [B, ...]; `num_minibatches` divides B.
+        batch_size: B.
         seed: integer [2]; the same seed gives the same minibatches.
-        epochs: passes over the data.
-        num_minibatches: parts of each pass. A single part is the data itself, not shuffled.
+        epochs: passes over the rows.
+        num_minibatches: parts of each pass; it divides B. A single part is the batch itself, not
+            shuffled.
 
-    Returns:
-        (count, minibatch): how many there are in all, and a function from an integer tensor
-        0 ≤ i < count to a nest like `data` of [B / num_minibatches, ...].
+    Attributes:
+        count: minibatches in all passes together.
     """
-    if num_minibatches == 1:
-        return epochs, lambda i: data
-    batch_size = tf.nest.flatten(data)[0].shape[0]
-    rows = tf.argsort(_random_keys(seed, (epochs, batch_size)), axis=-1)
-    rows = tf.reshape(rows, (epochs * num_minibatches, batch_size // num_minibatches))
-    return epochs * num_minibatches, lambda i: tf.nest.map_structure(
-        lambda x: tf.gather(x, rows[i]), data
-    )
+
+    def __init__(self, batch_size, *, seed, epochs, num_minibatches):
+        self.count = epochs * num_minibatches
+        self._rows = None
+        if num_minibatches > 1:
+            rows = tf.argsort(_random_keys(seed, (epochs, batch_size)), axis=-1)
+            self._rows = tf.reshape(rows, (self.count, batch_size // num_minibatches))
+
+    def split(self, x):
+        """All minibatches of `x` [B, ...] at once: [K, B / num_minibatches, ...].
+
+        K is `count`, or 1 where every minibatch is the batch itself.
+        """
+        return x[None] if self._rows is None else tf.gather(x, self._rows)
+
+    def __call__(self, i, batch, split=()):
+        """Minibatch 0 ≤ i < count: rows of `batch`, [B, ...] each, and parts that `split` made."""
+        if self._rows is None:
+            return (*batch, *(x[0] for x in split))
+        return (*(tf.gather(x, self._rows[i]) for x in batch), *(x[i] for x in split))
 
 
 def _random_keys(seed, shape):
