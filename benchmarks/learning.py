@@ -18,7 +18,7 @@ import sys
 
 import numpy as np
 from matplotlib.figure import Figure
-from throughput import HERE, LIBRARIES, interpreter, processor
+from throughput import HERE, interpreter, processor
 
 RESULTS = HERE / "results"
 SCRIPTS = {
@@ -68,17 +68,15 @@ def runs_by_library(results):
 
 def table(all_results):
     """Markdown: evaluated returns of every seed."""
-    lines = ["| environment | steps | bar | library | return by seed | mean | seconds a run |"]
-    lines.append("|---|---:|---:|---|---|---:|---:|")
+    lines = ["| environment | steps | bar | library | return by seed | mean |"]
+    lines.append("|---|---:|---:|---|---|---:|")
     for env, results in all_results.items():
         for library, reports in runs_by_library(results).items():
             returns = [report["evaluated_return"] for report in reports]
-            seconds = np.median([report["seconds"] for report in reports])
             each = ", ".join(f"{value:.0f}" for value in returns)
             steps = f"{reports[0]['env_steps']:,}"
             lines.append(
-                f"| {env} | {steps} | {BARS[env]} | {library} | {each} | {np.mean(returns):.1f} "
-                f"| {seconds:.0f} |"
+                f"| {env} | {steps} | {BARS[env]} | {library} | {each} | {np.mean(returns):.1f} |"
             )
     return "\n".join(lines)
 
@@ -113,8 +111,7 @@ def main():
     options = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
     pythons = {
-        library: interpreter(library, LIBRARIES[library][1], options.venvs.resolve())
-        for library in options.libraries
+        library: interpreter(library, options.venvs.resolve()) for library in options.libraries
     }
     for env in options.env:
         for seed in range(options.seeds):
@@ -122,9 +119,11 @@ def main():
                 results = results_of(env)
                 if any((r["library"], r["seed"]) == (library, seed) for r in results["runs"]):
                     continue
-                results["runs"].append(run(pythons[library], library, env, seed))
+                report = run(pythons[library], library, env, seed)
+                results = results_of(env)  # anew: another process may have added to it
+                results["runs"].append(report)
                 store(env, results)
-                value = results["runs"][-1]["evaluated_return"]
+                value = report["evaluated_return"]
                 print(f"{env}, {library}, seed {seed}: {value:.1f}", flush=True)
     all_results = {env: results_of(env) for env in BARS if results_of(env)["runs"]}
     draw(all_results, RESULTS / "learning.png")

@@ -9,9 +9,12 @@ written to `results/`.
     python benchmarks/throughput.py --task halfcheetah
     python benchmarks/throughput.py --task solve          # until an evaluated return of 475
 
+TF-Agents runs in two ways: in its own training loop, and with its gradient steps in a loop of ours
+that XLA compiles (see `peers/tf_agents_ppo.py`).
+
 A figure called "steady" leaves out the first two iterations, in which programs are compiled; the
-others have everything in them. PyTorch is run with one thread where that is faster for it: run
-`--threads` to see for yourself.
+others have everything in them. PyTorch is run with one thread, which is faster for it: see
+`--sb3-threads`.
 """
 
 import argparse
@@ -25,10 +28,17 @@ import sys
 import venv
 
 HERE = pathlib.Path(__file__).parent
-LIBRARIES = {
-    "keras_pg": ("keras_pg_ppo.py", None),
-    "Stable-Baselines3": ("stable_baselines3_ppo.py", "requirements-sb3.txt"),
-    "TF-Agents": ("tf_agents_ppo.py", "requirements-tf-agents.txt"),
+REQUIREMENTS = {
+    "keras_pg": None,
+    "Stable-Baselines3": "requirements-sb3.txt",
+    "TF-Agents": "requirements-tf-agents.txt",
+}
+# Each way to run a library: the library, its script and options.
+RUNNERS = {
+    "keras_pg": ("keras_pg", "keras_pg_ppo.py"),
+    "Stable-Baselines3": ("Stable-Baselines3", "stable_baselines3_ppo.py"),
+    "TF-Agents": ("TF-Agents", "tf_agents_ppo.py", "--own-loop"),
+    "TF-Agents in XLA": ("TF-Agents", "tf_agents_ppo.py"),
 }
 HALFCHEETAH = [
     *(
@@ -49,9 +59,9 @@ FIGURES = {
 }
 
 
-def interpreter(library, requirements, directory):
+def interpreter(library, directory):
     """The Python of a library's virtual environment, made if it is not there yet."""
-    path = directory / library
+    path, requirements = directory / library, REQUIREMENTS[library]
     python = path / "bin" / "python"
     if not (path / "complete").exists():
         print(f"Making {path} ...", flush=True)
@@ -86,15 +96,14 @@ def processor():
 
 def table(runs):
     """A Markdown table of medians, and of keras_pg's as a ratio of each peer's."""
-    libraries = list(runs)
-    peers = [library for library in libraries if library != "keras_pg"]
-    header = ["median of the runs", *libraries, *(f"keras_pg / {peer}" for peer in peers)]
+    peers = [runner for runner in runs if runner != "keras_pg"]
+    header = ["median of the runs", *runs, *(f"keras_pg / {peer}" for peer in peers)]
     lines = [header, ["---"] + ["---:"] * (len(header) - 1)]
     for figure, label in FIGURES.items():
         if not all(figure in run for results in runs.values() for run in results):
             continue
         medians = {k: statistics.median(r[figure] for r in results) for k, results in runs.items()}
-        cells = [f"{medians[library]:,.4g}" for library in libraries]
+        cells = [f"{median:,.4g}" for median in medians.values()]
         ratios = [f"{medians['keras_pg'] / medians[peer]:.2f}" for peer in peers]
         lines.append([label, *cells, *ratios])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -104,25 +113,27 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--task", choices=TASKS, default="cartpole")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES))
+    parser.add_argument("--runners", nargs="+", choices=RUNNERS, default=list(RUNNERS))
     parser.add_argument("--sb3-threads", default="1", help="PyTorch's threads; 0 for its default")
     parser.add_argument("--venvs", type=pathlib.Path, default=HERE / ".venvs")
     parser.add_argument("--total-timesteps", help="in place of the task's own")
     options = parser.parse_args()
+    if options.task == "halfcheetah" and "TF-Agents" in options.runners:
+        print("TF-Agents' own loop knows no minibatches, and is left out.")
+        options.runners.remove("TF-Agents")
     options.venvs.mkdir(parents=True, exist_ok=True)
-    pythons = {
-        library: interpreter(library, LIBRARIES[library][1], options.venvs.resolve())
-        for library in options.libraries
-    }
+    libraries = {RUNNERS[runner][0] for runner in options.runners}
+    pythons = {library: interpreter(library, options.venvs.resolve()) for library in libraries}
     budget = ["--total-timesteps", options.total_timesteps] if options.total_timesteps else []
-    runs = {library: [] for library in options.libraries}
+    runs = {runner: [] for runner in options.runners}
     for seed in range(options.runs):
-        for library in options.libraries:
+        for runner in options.runners:
+            library, script, *flags = RUNNERS[runner]
             threads = options.sb3_threads if library == "Stable-Baselines3" else "0"
             arguments = [*TASKS[options.task], *budget, "--seed", str(seed), "--threads", threads]
-            run = measure(pythons[library], LIBRARIES[library][0], arguments)
-            runs[library].append(run)
-            print(f"{library}, seed {seed}: {run['steps_per_second']:,.0f} steps/s", flush=True)
+            run = measure(pythons[library], script, [*flags, *arguments])
+            runs[runner].append(run)
+            print(f"{runner}, seed {seed}: {run['steps_per_second']:,.0f} steps/s", flush=True)
     report = {
         "task": options.task,
         "processor": f"{processor()}, {os.cpu_count()} cores",

@@ -12,8 +12,12 @@ from tf_agents.networks import (
 from tf_agents.specs import tensor_spec
 
 
-def make_agent(env, optimizer, arguments):
-    """Returns a `PPOClipAgent` that takes one gradient step a call of `train`."""
+def make_agent(env, optimizer, arguments, train_epochs=None):
+    """Returns a `PPOClipAgent`.
+
+    A call of its `train` takes one gradient step on transitions with advantages, or, given
+    `train_epochs`, computes advantages from trajectories and takes that many whole-batch steps.
+    """
     time_step_spec = tensor_spec.from_spec(env.time_step_spec())
     action_spec = tensor_spec.from_spec(env.action_spec())
     observation_spec = time_step_spec.observation
@@ -47,12 +51,12 @@ def make_agent(env, optimizer, arguments):
         entropy_regularization=arguments.entropy_coef,
         value_pred_loss_coef=arguments.value_coef,
         gradient_clipping=arguments.max_grad_norm,
-        num_epochs=1,
+        num_epochs=train_epochs or 1,
         use_gae=True,
         use_td_lambda_return=True,
         normalize_rewards=False,
         normalize_observations=False,
-        compute_value_and_advantage_in_train=False,
+        compute_value_and_advantage_in_train=train_epochs is not None,
         update_normalizers_in_train=False,
         aggregate_losses_across_replicas=False,
     )

@@ -1,9 +1,15 @@
 """Runs TF-Agents' PPO on the CPU and prints one JSON line of measurements.
 
-TF-Agents has no `fit`: this is the loop its users write, in the variant that measured fastest, a
-`DynamicStepDriver` in one graph over a natively batched environment, and `agent.train` on shuffled
-minibatches in one XLA-compiled loop. As in the library's `PPOLearner`, advantages are computed once
-an iteration, from values predicted while collecting. Networks: separate, tanh, 64-64.
+TF-Agents has no `fit`: its users write the loop. Here it collects by a `DynamicStepDriver` in one
+graph over a natively batched environment, and learns in one of two ways:
+
+- by default in the way that measured fastest, one gradient step of `agent.train` on each shuffled
+  minibatch, all of them in one XLA-compiled loop. As in the library's `PPOLearner`, advantages are
+  computed once an iteration, from values predicted while collecting;
+- with `--own-loop` by `common.function(agent.train)` on the buffer's trajectories, where the agent
+  itself runs through `num_epochs`: the way of the library's examples. It knows whole batches only.
+
+Networks: separate, tanh, 64-64.
 
 What could not be matched to the other libraries:
 
@@ -19,6 +25,7 @@ Example:
 """
 
 import os
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -34,8 +41,8 @@ from tf_agents_agent import make_agent
 from tf_agents_environment import VectorEnvironment
 
 
-def make_collector(agent, env, num_steps):
-    """Returns a function that collects transitions with their advantages, each [N * T, 1, ...]."""
+def make_collector(agent, env, num_steps, own_loop):
+    """Returns a function that collects what the updater takes, and flags rows that are resets."""
     buffer = tf_uniform_replay_buffer.TFUniformReplayBuffer(
         agent.collect_data_spec, env.batch_size, max_length=num_steps + 1
     )
@@ -47,19 +54,25 @@ def make_collector(agent, env, num_steps):
     @common.function
     def collect():
         time_step, _ = driver.run(maximum_iterations=num_steps)
-        # One row more holds the value to bootstrap from, and is dropped again below.
+        # One row more holds the value to bootstrap from; it is dropped by the agent, or below.
         action_step = agent.collect_policy.action(time_step)
         buffer.add_batch(trajectory.from_transition(time_step, action_step, time_step))
-        experience = agent.preprocess_sequence(buffer.gather_all())
-        return tf.nest.map_structure(
-            lambda x: tf.reshape(x[:, :-1], [-1, 1, *x.shape[2:]]), experience
-        )
+        experience = buffer.gather_all()
+        boundaries = experience.is_boundary()[:, :-1]
+        if not own_loop:
+            experience = tf.nest.map_structure(
+                lambda x: tf.reshape(x[:, :-1], [-1, 1, *x.shape[2:]]),
+                agent.preprocess_sequence(experience),
+            )
+        return experience, boundaries
 
     return collect
 
 
-def make_updater(agent):
-    """Returns a function that takes one gradient step for each row of minibatch indices."""
+def make_updater(agent, arguments, own_loop):
+    """Returns a function that takes an iteration's gradient steps on what was collected."""
+    if own_loop:
+        return common.function(agent.train)
 
     # Converting the library's code too would make the first call about seven times slower.
     @tf.autograph.experimental.do_not_convert
@@ -67,9 +80,14 @@ def make_updater(agent):
         agent.train(tf.nest.map_structure(lambda x: tf.gather(x, indices), transitions))
 
     @tf.function(jit_compile=True)
-    def update(transitions, minibatches):
+    def compiled_update(transitions, minibatches):
         for indices in minibatches:
             train(transitions, indices)
+
+    def update(transitions):
+        num_rows = arguments.num_envs * arguments.num_steps
+        orders = [np.random.permutation(num_rows) for _ in range(arguments.update_epochs)]
+        compiled_update(transitions, np.reshape(orders, [-1, arguments.batch_size]))
 
     return update
 
@@ -87,7 +105,12 @@ def evaluate(act, env):
 
 
 def main():
+    own_loop = "--own-loop" in sys.argv
+    if own_loop:
+        sys.argv.remove("--own-loop")
     arguments = protocol.parse_arguments(__doc__)
+    if own_loop and arguments.batch_size != arguments.num_envs * arguments.num_steps:
+        sys.exit("--own-loop takes whole batches: --batch-size must be num_envs * num_steps.")
     if arguments.threads:
         tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
         tf.config.threading.set_inter_op_parallelism_threads(arguments.threads)
@@ -97,12 +120,12 @@ def main():
         VectorEnvironment(arguments.env, arguments.num_envs, arguments.seed)
     )
     optimizer = tf.keras.optimizers.Adam(arguments.learning_rate, epsilon=1e-5)
-    agent = make_agent(env, optimizer, arguments)
+    train_epochs = arguments.update_epochs if own_loop else None
+    agent = make_agent(env, optimizer, arguments, train_epochs)
     act = common.function(agent.policy.action)
-    collect = make_collector(agent, env, arguments.num_steps)
-    update = make_updater(agent)
+    collect = make_collector(agent, env, arguments.num_steps, own_loop)
+    update = make_updater(agent, arguments, own_loop)
 
-    num_rows = arguments.num_envs * arguments.num_steps
     env_steps, evaluated_return = 0, None
     next_evaluation = np.inf
     if arguments.mode == "solve":
@@ -113,14 +136,13 @@ def main():
     stopwatch = protocol.Stopwatch()
     while env_steps < arguments.total_timesteps:
         with stopwatch.measure("collect"):
-            transitions = collect()
-            env_steps += np.count_nonzero(~transitions.is_boundary())
+            experience, boundaries = collect()
+            env_steps += np.count_nonzero(~boundaries)
         with stopwatch.measure("update"):
             if not arguments.constant_schedules:
                 remaining = max(0.0, 1.0 - env_steps / arguments.total_timesteps)
                 optimizer.learning_rate = arguments.learning_rate * remaining
-            orders = [np.random.permutation(num_rows) for _ in range(arguments.update_epochs)]
-            update(transitions, np.reshape(orders, [-1, arguments.batch_size]))
+            update(experience)
         stopwatch.end_iteration(env_steps)
         if env_steps >= next_evaluation:
             next_evaluation += protocol.EVALUATION_INTERVAL
@@ -129,7 +151,7 @@ def main():
             if evaluated_return >= protocol.SOLVED_RETURN:
                 break
     protocol.print_report(
-        library="TF-Agents",
+        library="TF-Agents, own loop" if own_loop else "TF-Agents",
         packages=("tf-agents", "tensorflow", "keras", "gymnasium", "numpy"),
         arguments=arguments,
         stopwatch=stopwatch,
