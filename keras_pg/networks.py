@@ -57,8 +57,8 @@ class _Network(keras.Model):
     def features(self, observations, training=False):
         """Encoder output [B, F] for raw observations [B, ...] of the space."""
         if isinstance(self.observation_space, gymnasium.spaces.Discrete):
-            start = int(self.observation_space.start)
-            x = tf.one_hot(tf.cast(observations, tf.int32) - start, int(self.observation_space.n))
+            index = tf.cast(observations, tf.int64) - int(self.observation_space.start)
+            x = tf.one_hot(tf.cast(index, tf.int32), int(self.observation_space.n))
         else:
             x = tf.cast(observations, tf.float32)
         if self.normalization is not None:

@@ -22,6 +22,7 @@ Signatures, every tensor with a leading batch dimension:
 LiteRT has no seeded random operations; its artefact has `serving_default` and `value` only.
 """
 
+import contextlib
 import copy
 import json
 import os
@@ -61,6 +62,7 @@ def export(agent, base, *, format="saved_model", value=False):
     if format not in ("saved_model", "litert"):
         raise ValueError(f'format must be "saved_model" or "litert", received {format!r}.')
     base = check_base(base)
+    made = [path for path in [base, *base.parents] if not path.exists()]
     base.mkdir(parents=True, exist_ok=True)
     # Not an integer, so no server takes it for a version; in `base`, so the rename is atomic.
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=base))
@@ -74,6 +76,9 @@ def export(agent, base, *, format="saved_model", value=False):
         return _publish(temporary, base)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not empty: this version, or another export's
+            for path in made:
+                path.rmdir()
 
 
 def check_base(base):

@@ -1,6 +1,8 @@
 import functools
 import logging
 import resource
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -40,6 +42,7 @@ POLICIES = {
     "float64 actions": (OBSERVATIONS, Box(-0.1, 0.1, (2,), np.float64), {}),
     "uint8 observations": (Box(0, 255, (3,), np.uint8), ACTIONS, {}),
     "discrete observations": (Discrete(6, start=3), Discrete(4), {}),
+    "discrete observations beyond int32": (Discrete(6, start=2**40), Discrete(4), {}),
     "int32 actions": (OBSERVATIONS, Discrete(4, dtype=np.int32), {}),
     "deep, dropout, batch normalization": (
         OBSERVATIONS,
@@ -242,3 +245,19 @@ def test_sampled_actions_follow_a_stream_that_starts_from_the_seed():
     assert len(np.unique(streams[0], axis=0)) == 3
     np.testing.assert_array_equal(streams[0], streams[1])
     assert not np.isclose(streams[0], streams[2]).any()
+
+
+def test_litert_needs_no_standard_error(tmp_path):
+    # A daemon may have closed it. In a process of its own, since this one's output is pytest's.
+    script = tmp_path / "daemon.py"
+    script.write_text(
+        "import os, keras_pg, gymnasium\n"
+        "from keras_pg.rollouts.acting import LiteRTEngine\n"
+        "agent = keras_pg.PPO(seed=0)\n"
+        "agent.build(gymnasium.spaces.Box(-1, 1, (3,)), gymnasium.spaces.Discrete(2))\n"
+        "os.close(2)\n"
+        "LiteRTEngine(agent.actor, 4)\n"
+        "print('made')\n"
+    )
+    run = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    assert run.stdout.endswith("made\n") and run.returncode == 0

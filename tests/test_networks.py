@@ -216,7 +216,7 @@ def test_dropout_is_on_in_training_only():
 # ------------------------------------------------------------------------- observation spaces
 
 
-@pytest.mark.parametrize("start", [0, 10, -2])
+@pytest.mark.parametrize("start", [0, 10, -2, 2**40])
 def test_discrete_observations_are_one_hot(start):
     space = Discrete(4, start=start)
     states = np.arange(start, start + 4)

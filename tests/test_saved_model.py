@@ -656,6 +656,14 @@ def test_an_export_that_fails_leaves_nothing_behind(
     assert os.listdir(tmp_path) == ["1"]
 
 
+def test_a_failed_export_takes_the_directories_it_made_with_it(tmp_path, small_agent, monkeypatch):
+    monkeypatch.setattr(tf.saved_model, "save", fail)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(PermissionError):
+        small_agent.export(tmp_path / "mine" / "policies" / "cartpole")
+    assert os.listdir(tmp_path) == ["mine"] and not os.listdir(tmp_path / "mine")
+
+
 def test_a_version_is_on_the_disk_before_it_has_its_name(tmp_path, small_agent, monkeypatch):
     fsync, rename, events = os.fsync, os.rename, []
 

@@ -21,7 +21,11 @@ def _native_messages_muted():
 
     Its errors are Python exceptions and come through.
     """
-    stderr = os.dup(2)
+    try:
+        stderr = os.dup(2)
+    except OSError:  # a process without one, such as a daemon
+        yield
+        return
     try:
         with open(os.devnull, "w") as devnull:
             os.dup2(devnull.fileno(), 2)
