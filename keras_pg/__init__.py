@@ -2,11 +2,16 @@
 
 import os as _os
 
-_backend = _os.environ.get("KERAS_BACKEND", "tensorflow")
+_backend = _os.environ.get("KERAS_BACKEND") or "tensorflow"
 if _backend == "tensorflow":
     # Only now: with another backend, importing Keras may fail for want of that backend's packages.
-    import keras as _keras
-
+    try:
+        import keras as _keras
+    except ImportError as error:
+        raise ImportError(
+            f"keras_pg could not import Keras: {error}. If keras.json names another backend than "
+            '"tensorflow", change it there or set the environment variable KERAS_BACKEND.'
+        ) from error
     _backend = _keras.backend.backend()
 if _backend != "tensorflow":
     raise ImportError(

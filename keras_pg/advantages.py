@@ -6,7 +6,7 @@ still bootstraps from the value of the final observation, a termination does nei
 
 import tensorflow as tf
 
-from keras_pg.losses import check_rank_one, varies
+from keras_pg.losses import varies
 
 
 def gae(rewards, values, next_values, terminated, truncated, *, gamma, gae_lambda, valid=None):
@@ -73,37 +73,29 @@ def normalize(advantages, mask):
         Â ← (Â - mean) / (std + 1e-8)
 
     Args:
-        advantages: float [B].
-        mask: bool [B].
+        advantages: float [B], or [K, B] for K minibatches, each on its own.
+        mask: bool, of the same shape.
 
     Returns:
-        float [B]. Zeros where `mask` is False. A single row is returned unchanged (its own mean
-        would erase it); equal rows become exact zeros.
+        float, of the same shape. Zeros where `mask` is False. A single valid row is returned
+        unchanged (its own mean would erase it); equal rows become exact zeros.
 
     Raises:
-        ValueError: the arguments are not both [B].
+        ValueError: the arguments have other shapes, or the shape [K, 1]: in a minibatch of one row
+            there is nothing to normalize, and more likely [B, 1] was meant to be [B].
     """
-    check_rank_one(advantages=advantages, mask=mask)
-    return normalize_each(advantages[None], mask[None])[0]
-
-
-def normalize_each(advantages, mask):
-    """`normalize` for each of K minibatches on its own: float and bool [K, B] → float [K, B].
-
-    Raises:
-        ValueError: the arguments are not both [K, B].
-    """
-    if advantages.shape != mask.shape or advantages.shape.rank != 2:
+    shape, mask_shape = tuple(advantages.shape), tuple(mask.shape)
+    if shape != mask_shape or len(shape) not in (1, 2) or (len(shape) == 2 and shape[1] == 1):
         raise ValueError(
-            "normalize_each expects arguments of one shape [K, B], received "
-            f"{tuple(advantages.shape)} and {tuple(mask.shape)}."
+            "normalize expects advantages and mask of one shape, [B] or [K, B] with B > 1, "
+            f"received {shape} and {mask_shape}."
         )
     weights = tf.cast(mask, advantages.dtype)
     advantages = tf.where(mask, advantages, tf.zeros_like(advantages))
-    count = tf.reduce_sum(weights, axis=1, keepdims=True)
+    count = tf.reduce_sum(weights, axis=-1, keepdims=True)
 
     def mean(x):
-        return tf.math.divide_no_nan(tf.reduce_sum(x, axis=1, keepdims=True), count)
+        return tf.math.divide_no_nan(tf.reduce_sum(x, axis=-1, keepdims=True), count)
 
     centred = tf.where(mask, advantages - mean(advantages), tf.zeros_like(advantages))
     std = tf.sqrt(mean(tf.square(centred)))

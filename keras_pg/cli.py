@@ -1,6 +1,8 @@
 """`keras-pg train | evaluate | export | verify`: the whole path from the command line."""
 
 import argparse
+import ast
+import contextlib
 import json
 import pathlib
 import platform
@@ -13,6 +15,7 @@ import tensorflow as tf
 
 import keras_pg
 from keras_pg import saved_model
+from keras_pg.agents.agent import check_count
 from keras_pg.callbacks import LearningCurve
 
 ALGORITHMS = {"ppo": keras_pg.PPO}
@@ -20,10 +23,23 @@ ALGORITHMS = {"ppo": keras_pg.PPO}
 
 def main(arguments=None):
     """Runs a command and returns the process's exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
+    options.arguments = arguments
     try:
         return options.run(options)
-    except (ValueError, TypeError, OSError, gymnasium.error.Error, ImportError) as error:
+    except KeyboardInterrupt:
+        print(f"keras-pg {options.command}: interrupted", file=sys.stderr)
+        return 130
+    except (
+        ValueError,
+        TypeError,
+        OSError,
+        ImportError,
+        FloatingPointError,
+        RuntimeError,
+        gymnasium.error.Error,
+    ) as error:
         print(f"keras-pg {options.command}: {error}", file=sys.stderr)
         return 2
 
@@ -80,33 +96,42 @@ def _train(options):
     if options.export is not None:
         saved_model.check_base(options.export)
     # Before any time is spent: a name that does not exist should not take a minute to say so.
-    gymnasium.spec(options.env)
+    gymnasium.make(options.env, disable_env_checker=True).close()
+    check_count("episodes", options.episodes)
     hyperparameters = dict(_assignment(text) for text in options.set)
     algorithm = ALGORITHMS[options.algorithm]
     agent = algorithm(seed=options.seed, **hyperparameters)
-    output = options.output or saved_model.next_version(pathlib.Path("runs") / options.env)
-    output.mkdir(parents=True, exist_ok=True)
+    output = _make_output(options)
 
     start = time.perf_counter()
-    agent.fit(
-        options.env,
-        total_timesteps=options.total_timesteps,
-        num_envs=options.num_envs,
-        num_steps=options.num_steps,
-        validation_env=options.env,
-        callbacks=[
-            keras.callbacks.CSVLogger(str(output / "history.csv")),
-            LearningCurve(
-                output / "learning_curve.png", title=f"{options.env}, {algorithm.__name__}"
-            ),
-        ],
-    )
-    seconds = time.perf_counter() - start
+    try:
+        agent.fit(
+            options.env,
+            total_timesteps=options.total_timesteps,
+            num_envs=options.num_envs,
+            num_steps=options.num_steps,
+            validation_env=options.env,
+            callbacks=[
+                keras.callbacks.CSVLogger(str(output / "history.csv")),
+                LearningCurve(
+                    output / "learning_curve.png", title=f"{options.env}, {algorithm.__name__}"
+                ),
+            ],
+        )
+    finally:
+        seconds = time.perf_counter() - start
+        # Whatever ended training, an interrupt included: what was learnt until then is kept.
+        if agent.actor is not None:
+            agent.save(str(output / "agent.keras"))
+            steps = int(agent.env_steps.numpy())
+            print(f"Agent after {steps} steps: {output / 'agent.keras'}", file=sys.stderr)
+        else:
+            with contextlib.suppress(OSError):
+                output.rmdir()  # nothing was begun
     result = agent.evaluate(options.env, episodes=options.episodes, verbose=0)
-    agent.save(str(output / "agent.keras"))
     config = keras.saving.serialize_keras_object(agent)["config"]
     settings = {
-        "command": ["keras-pg", *sys.argv[1:]],
+        "command": ["keras-pg", *options.arguments],
         "env": options.env,
         "algorithm": algorithm.__name__,
         "hyperparameters": {k: v for k, v in config.items() if k not in ("actor", "critic")},
@@ -137,14 +162,30 @@ def _train(options):
     return _print_report(saved_model.verify(version))
 
 
+def _make_output(options):
+    """The directory of a new run: `--output`, which must be new or empty, or the next number."""
+    if options.output is not None:
+        options.output.mkdir(parents=True, exist_ok=True)
+        if any(options.output.iterdir()):
+            raise FileExistsError(
+                f"{options.output} holds files already. Give --output a new directory."
+            )
+        return options.output
+    while True:
+        with contextlib.suppress(FileExistsError):  # another run has just taken that number
+            output = saved_model.next_version(pathlib.Path("runs") / options.env)
+            output.mkdir(parents=True)
+            return output
+
+
 def _assignment(text):
-    """("gamma", 0.98) from "gamma=0.98"; the value is read as JSON, or else as text."""
+    """("gamma", 0.98) from "gamma=0.98"; the value is read as Python's, or else as text."""
     name, separator, value = text.partition("=")
     if not separator:
         raise ValueError(f"--set takes NAME=VALUE, received {text!r}.")
     try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
         return name, value
 
 

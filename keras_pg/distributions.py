@@ -122,7 +122,9 @@ class DiagonalGaussian:
 
     def _mean_and_log_std(self, parameters):
         mean, log_std = tf.split(parameters, 2, axis=-1)
-        return mean, tf.clip_by_value(log_std, *LOG_STD_RANGE)
+        # The gradient passes the bounds, or nothing could bring a parameter back inside.
+        excess = tf.clip_by_value(log_std, *LOG_STD_RANGE) - log_std
+        return mean, log_std + tf.stop_gradient(excess)
 
     def distribution(self, parameters):
         """The TFP distribution over raw actions."""

@@ -57,7 +57,10 @@ def export(agent, base, *, format="saved_model", value=False):
     Raises:
         ValueError: unknown format.
         NotADirectoryError: `base` is a file.
-        RuntimeError: the written policy does not give the agent's actions. Nothing is left behind.
+        FloatingPointError: the policy's outputs are not finite.
+        RuntimeError: the written policy does not give the agent's actions.
+
+    After an error nothing is left behind.
     """
     if format not in ("saved_model", "litert"):
         raise ValueError(f'format must be "saved_model" or "litert", received {format!r}.')
@@ -68,10 +71,12 @@ def export(agent, base, *, format="saved_model", value=False):
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=base))
     try:
         _write(agent, temporary, format, value)
+        _check_finite(temporary)
         report = verify(temporary)
         if not report["equal"]:
             raise RuntimeError(f"The exported policy differs from the agent: {report}.")
-        _flush_to_disk(temporary)
+        for path in [*temporary.rglob("*"), temporary]:
+            _flush_to_disk(path)
         temporary.chmod(0o755)
         return _publish(temporary, base)
     finally:
@@ -98,6 +103,7 @@ def _publish(temporary, base):
         version = next_version(base)
         try:
             os.rename(temporary, version)
+            _flush_to_disk(base)
             return version
         except OSError:
             # Somebody else has just taken that number.
@@ -125,13 +131,22 @@ def _integers(paths):
     return sorted(number for number in numbers if number < 2**63)
 
 
-def _flush_to_disk(directory):
-    for path in [*directory.rglob("*"), directory]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _flush_to_disk(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _check_finite(directory):
+    with np.load(directory / GOLDEN) as golden:
+        for name in golden:
+            if not np.all(np.isfinite(golden[name])):
+                raise FloatingPointError(
+                    f"The policy was not exported: its {name.removeprefix('output_')} is NaN or "
+                    "infinite on some observations."
+                )
 
 
 # ------------------------------------------------------------------------------------- writing

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_pg.advantages import gae, normalize, normalize_each
+from keras_pg.advantages import gae, normalize
 
 ROUNDING = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -318,12 +318,13 @@ def test_minibatches_are_normalized_each_on_its_own():
     advantages = tf.constant(rng.normal(size=(4, 6)) * [[1], [10], [100], [0]])
     mask = tf.constant(rng.random((4, 6)) < 0.7)
     one_by_one = tf.stack([normalize(*pair) for pair in zip(advantages, mask)])
-    np.testing.assert_array_equal(normalize_each(advantages, mask), one_by_one)
+    np.testing.assert_array_equal(normalize(advantages, mask), one_by_one)
 
 
 @pytest.mark.parametrize(
-    ("advantages_shape", "mask_shape"), [((5,), (5,)), ((2, 3), (3, 2)), ((2, 3), (3,))]
+    ("advantages_shape", "mask_shape"),
+    [((2, 3), (3, 2)), ((2, 3), (3,)), ((1, 2, 3), (1, 2, 3)), ((), ())],
 )
 def test_minibatches_of_other_shapes_are_refused(advantages_shape, mask_shape):
     with pytest.raises(ValueError, match=r"\[K, B\]"):
-        normalize_each(tf.zeros(advantages_shape), tf.ones(mask_shape, tf.bool))
+        normalize(tf.zeros(advantages_shape), tf.ones(mask_shape, tf.bool))

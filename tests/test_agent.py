@@ -1,5 +1,7 @@
 """Agent: `fit` as Keras's fit, evaluating, acting, saving, and what happens to bad input."""
 
+import multiprocessing
+
 import gymnasium
 import keras
 import numpy as np
@@ -49,6 +51,13 @@ class Target(gymnasium.Env):
 
     def close(self):
         self.closed = True
+
+
+class FaultyTarget(Target):
+    """Raises in its 20th step."""
+
+    def __init__(self):
+        super().__init__(faulty_step=20, fault="raise")
 
 
 def small_ppo(**hyperparameters):
@@ -243,6 +252,99 @@ def test_total_timesteps_are_reached_and_hardly_exceeded(total):
     assert total <= epochs * steps * 256 < 1.02 * total + 256
 
 
+class Repeating(gymnasium.Env):
+    """The same episode again and again: 4 steps from one start state."""
+
+    observation_space = gymnasium.spaces.Box(-9.0, 9.0, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        self.state = np.zeros(2, np.float32)
+        return self.state.copy(), {}
+
+    def step(self, action):
+        self.state += (1.0, float(action))
+        reward = float(action == self.state[0] % 3)
+        return self.state.copy(), reward, self.state[0] == 4, False, {}
+
+
+def test_twice_n_updates_are_n_and_n_where_environments_can_be_put_back(tmp_path):
+    whole, half = (small_ppo(normalize_rewards=True) for _ in range(2))
+    fit(whole, Repeating, epochs=4)
+    fit(half, Repeating, epochs=2)
+    half.save(tmp_path / "half.keras")
+    resumed = keras.models.load_model(tmp_path / "half.keras")
+    fit(resumed, Repeating, epochs=4, initial_epoch=2)
+    assert int(resumed.iteration) == 12
+    assert_same_weights(weights_of(whole), weights_of(resumed))
+    for ours, theirs in zip(whole.optimizer.variables, resumed.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
+def test_processes_learn_what_one_process_learns():
+    sync, parallel = small_ppo(), small_ppo()
+    fit(sync, Repeating)
+    fit(parallel, Repeating, vectorization="async")
+    assert_same_weights(weights_of(sync), weights_of(parallel))
+
+
+def test_envpool_trains():
+    envpool = pytest.importorskip("envpool")
+    env = envpool.make("CartPole-v1", env_type="gymnasium", num_envs=3, seed=0)
+    agent = small_ppo()
+    with pytest.warns(UserWarning, match="EnvPool seeds are fixed"):
+        history = agent.fit(env, num_steps=32, epochs=2, steps_per_epoch=2, verbose=0).history
+    # NEXT_STEP: the rows of the resets are no steps.
+    assert 4 * 3 * 32 * 0.8 < history["env_steps"][-1] < 4 * 3 * 32
+    assert 5 < history["episode_length"][-1] < 200
+
+
+def test_settings_changed_between_fits_are_traced_anew():
+    traces = []
+
+    class Traced(keras_pg.PPO):
+        def train_step(self, rollout):
+            traces.append(self.gamma)
+            return super().train_step(rollout)
+
+    agent = Traced(num_minibatches=2, update_epochs=1, seed=0)
+    agent.compile(jit_compile=False)
+    for gamma in (0.99, 0.99, 0.5, 0.5):
+        agent.gamma = gamma
+        agent.clip_ratio = 0.3 - gamma / 10  # in a variable: no reason to trace
+        fit(agent)
+    assert traces == [0.99, 0.5]
+
+
+def test_a_schedule_comes_with_the_agent_or_not_at_all():
+    schedule = keras.optimizers.schedules.PolynomialDecay(0.2, 24, 0.1)
+    agent = small_ppo()
+    with pytest.raises(ValueError, match="clip_ratio can be given a schedule only when"):
+        agent.clip_ratio = schedule
+    assert float(agent.clip_ratio) == np.float32(0.2)
+
+
+def test_the_actor_is_converted_once(monkeypatch, caplog):
+    conversions = []
+
+    def convert(actor, num_envs):
+        conversions.append(num_envs)
+        raise NotImplementedError("no such operation")
+
+    monkeypatch.setattr("keras_pg.rollouts.acting.LiteRTEngine", convert)
+    agent = small_ppo()
+    for _ in range(2):
+        fit(agent, validation_env=Target, validation_episodes=2)
+        agent.evaluate(Target, episodes=2, verbose=0)
+    assert conversions == [2]
+    assert len([r for r in caplog.records if "LiteRT cannot run this actor" in r.message]) == 1
+
+
+def test_an_argument_that_evaluate_does_not_have():
+    with pytest.raises(TypeError, match="'n_episodes'"):
+        small_ppo().evaluate(Target, n_episodes=3)
+
+
 def test_total_timesteps_and_epochs_contradict():
     with pytest.raises(ValueError, match="total_timesteps=10 and epochs=2"):
         fit(small_ppo(), total_timesteps=10, epochs=2)
@@ -376,12 +478,20 @@ def test_several_steps_an_execution_are_refused():
         {"entropy_coef": -1.0},
         {"value_coef": -0.5},
         {"value_clip": -1.0},
+        {"value_clip": 0.0},
         {"target_kl": -0.01},
+        {"target_kl": 0},
+        {"clip_ratio": float("inf")},
+        {"entropy_coef": True},
+        {"gamma": keras.optimizers.schedules.PolynomialDecay(0.9, 10, 0.0)},
         {"update_epochs": 0},
         {"update_epochs": 1.5},
         {"num_minibatches": -4},
         {"seed": -1},
         {"gamma": "high"},
+        {"normalize_observations": "False"},
+        {"squash_actions": 1},
+        {"normalize_advantages": None},
         {"gamma": float("nan")},
     ],
 )
@@ -392,7 +502,16 @@ def test_hyperparameters_out_of_range_are_named(hyperparameters):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"num_steps": -1}, {"num_envs": 0}, {"epochs": 0}, {"steps_per_epoch": -2}]
+    "arguments",
+    [
+        {"num_steps": -1},
+        {"num_steps": 0},
+        {"num_envs": 0},
+        {"epochs": 0},
+        {"steps_per_epoch": -2},
+        {"steps_per_epoch": 0},
+        {"total_timesteps": 0, "epochs": None},
+    ],
 )
 def test_sizes_out_of_range_are_named(arguments):
     (name, value), *_ = arguments.items()
@@ -431,10 +550,60 @@ def test_an_environment_that_raises(tmp_path):
     assert int(keras.models.load_model(tmp_path / "agent.keras").iteration) == 3
 
 
+def test_hyperparameters_are_checked_when_they_are_set_while_training():
+    agent = small_ppo()
+    for name, value in (("clip_ratio", 0.0), ("clip_ratio", -1), ("entropy_coef", float("nan"))):
+        before = float(getattr(agent, name))
+        with pytest.raises(ValueError, match=f"{name}.*{value}"):
+            setattr(agent, name, value)
+        assert float(getattr(agent, name)) == before
+    agent.clip_ratio = np.float32(0.3)
+    assert float(agent.clip_ratio) == np.float32(0.3)
+
+
 def test_environments_of_the_user_stay_open_unless_they_raise():
-    env = Target()
-    fit(small_ppo(), env, num_envs=None)
-    assert not env.closed
+    env, validation_env = Target(), Target()
+    agent = small_ppo()
+    fit(agent, env, num_envs=None, validation_env=validation_env, validation_episodes=1)
+    for wrong in ({"num_steps": 7}, {"total_timesteps": 10}, {"validation_env": "Acrobot-v1"}):
+        with pytest.raises(ValueError):
+            fit(agent, env, num_envs=None, **wrong)
+    with pytest.raises(FloatingPointError):
+        faulty = Target(faulty_step=3, fault="reward")
+        fit(agent, faulty, num_envs=None, validation_env=validation_env)
+    assert faulty.closed
+    assert not env.closed and not validation_env.closed
+
+
+@pytest.mark.parametrize("vectorized", [False, True])
+def test_the_environment_in_training_is_not_the_one_to_evaluate_on(vectorized):
+    env = gymnasium.vector.SyncVectorEnv([Target]) if vectorized else Target()
+    with pytest.raises(ValueError, match="same object"):
+        fit(small_ppo(), env, num_envs=None, validation_env=env)
+    fit(small_ppo(), Target, validation_env=Target)  # a factory makes two
+
+
+def test_an_environment_that_raises_in_a_process_of_its_own():
+    agent = small_ppo()
+    with pytest.raises(KeyError, match="the simulator broke"):
+        fit(agent, FaultyTarget, vectorization="async")
+    assert not multiprocessing.active_children()
+    iteration = int(agent.iteration)
+    fit(agent)
+    assert int(agent.iteration) > iteration
+
+
+def test_unsupported_spaces_are_named_before_anything_is_made():
+    class Named(Target):
+        def __init__(self):
+            super().__init__()
+            self.observation_space = gymnasium.spaces.Dict(x=gymnasium.spaces.Discrete(2))
+
+    agent = small_ppo()
+    with pytest.raises(ValueError, match="Dict"):
+        fit(agent, Named)
+    assert agent.actor is None
+    fit(agent)
 
 
 def test_gradients_that_are_not_finite_are_not_applied():
@@ -444,6 +613,9 @@ def test_gradients_that_are_not_finite_are_not_applied():
             return observation, 1e30, terminated, truncated, info
 
     agent = small_ppo(num_minibatches=1, update_epochs=4)
+    stopped = small_ppo(num_minibatches=1, update_epochs=4)
+    history = fit(stopped, Huge, epochs=5, callbacks=[keras.callbacks.TerminateOnNaN()]).history
+    assert np.isnan(history["loss"]).all() and int(stopped.iteration) == 1
     agent.build(Target().observation_space, Target().action_space)
     before = [variable.numpy() for variable in agent.trainable_variables]
     with pytest.raises(FloatingPointError, match="The last 12 gradients"):

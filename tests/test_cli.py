@@ -2,9 +2,12 @@
 
 import json
 
+import gymnasium
+import keras
+import numpy as np
 import pytest
 
-from keras_pg.cli import main
+from keras_pg.cli import _assignment, main
 
 QUICK = ["--total-timesteps", "64", "--num-envs", "2", "--num-steps", "16", "--episodes", "4"]
 SMALL = ["--set", "num_minibatches=2", "--set", "update_epochs=1"]
@@ -74,6 +77,76 @@ def test_errors_are_one_line_and_exit_code_2(arguments, message, capsys, tmp_pat
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
+
+
+def test_values_of_set_are_read_as_python_does():
+    assert _assignment("gamma=0.98") == ("gamma", 0.98)
+    assert _assignment("normalize_observations=False") == ("normalize_observations", False)
+    assert _assignment("target_kl=None") == ("target_kl", None)
+    assert _assignment("name=agent-1") == ("name", "agent-1")
+
+
+def test_an_output_directory_in_use_is_left_alone(capsys, tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    assert main(["train", "CartPole-v1", *QUICK, "--output", str(tmp_path)]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["notes"]
+
+
+def test_arguments_that_cannot_be_trained_with_leave_no_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "CartPole-v1", *QUICK, "--set", "num_minibatches=7"]) == 2
+    assert main(["train", "CartPole-v1", *QUICK, "--episodes", "0"]) == 2
+    assert not list(tmp_path.glob("runs/*/*"))
+
+
+class Breaking(gymnasium.Env):
+    """Fails at some point, in the way of the id it is registered under."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, error):
+        self.error, self.steps = error, 0
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == 40 and self.error is not None:
+            raise self.error("the simulator broke")
+        reward = np.nan if self.steps == 40 else 1.0
+        return np.zeros(2, np.float32), reward, self.steps % 8 == 0, False, {}
+
+
+@pytest.mark.parametrize("error, code", [(None, 2), (ZeroDivisionError, None)])
+def test_what_was_learnt_before_an_error_is_kept(
+    error, code, tmp_path, monkeypatch, request, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    gymnasium.register("Breaking-v0", lambda: Breaking(error))
+    request.addfinalizer(lambda: gymnasium.registry.pop("Breaking-v0"))
+    arguments = ["train", "Breaking-v0", *QUICK, *SMALL]
+    if code is None:  # not an error of ours: with its traceback
+        with pytest.raises(error):
+            main(arguments)
+    else:
+        assert main(arguments) == code
+    agent = keras.models.load_model("runs/Breaking-v0/1/agent.keras")
+    assert int(agent.env_steps) == 32  # it breaks in the first validation
+    assert "Agent after 32 steps" in capsys.readouterr().err
+
+
+def test_an_interrupt_keeps_what_was_learnt(tmp_path, monkeypatch):
+    def interrupt(callback, epoch, logs=None):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(keras.callbacks.CSVLogger, "on_epoch_end", interrupt)
+    assert main(["train", "CartPole-v1", *QUICK, *SMALL]) == 130
+    agent = keras.models.load_model("runs/CartPole-v1/1/agent.keras")
+    assert int(agent.iteration) == 1
 
 
 def test_an_export_target_that_is_a_file_is_refused_before_training(capsys, tmp_path, monkeypatch):

@@ -435,6 +435,16 @@ def test_raw_actions_are_scored_before_they_are_clipped():
 # -------------------------------------------------------------------------- ranges and errors
 
 
+def test_a_deviation_beyond_its_bounds_can_come_back():
+    gaussian = DiagonalGaussian(Box(-1.0, 1.0, (1,)))
+    parameters = tf.constant([[0.0, 5.0], [0.0, -25.0]])
+    with tf.GradientTape() as tape:
+        tape.watch(parameters)
+        log_prob = gaussian.log_prob(parameters, tf.constant([[0.1], [0.1]]))
+    wide, narrow = tape.gradient(log_prob, parameters)[:, 1].numpy()
+    assert wide < 0 < narrow
+
+
 @both_gaussians
 @pytest.mark.parametrize(("beyond", "bound"), [(1e3, LOG_STD_RANGE[1]), (-1e3, LOG_STD_RANGE[0])])
 def test_log_std_is_clipped_to_its_range(kind, beyond, bound):

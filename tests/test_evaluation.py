@@ -114,6 +114,13 @@ def test_episodes_are_played_by_the_mode_or_by_samples(deterministic):
         assert np.abs((noise**2).mean() - 1) < 3 * np.sqrt(2 / 60)
 
 
+def test_an_episode_without_end_is_an_error(monkeypatch):
+    monkeypatch.setattr("keras_pg.rollouts.evaluation.LONGEST_EPISODE", 100)
+    env = SyncVectorEnv([lambda: Clockwork((3,)), lambda: Clockwork((10_000,))])
+    with pytest.raises(RuntimeError, match=r"Environment 1 .* 100 steps.*TimeLimit"):
+        play_episodes(collector_of(env), 2, seed=0)
+
+
 # ------------------------------------------------------------------------------------- evaluate
 
 

@@ -9,6 +9,7 @@ import tensorflow_probability as tfp
 
 import keras_pg
 from keras_pg import advantages
+from keras_pg.rollouts.minibatches import Minibatches
 from keras_pg.rollouts.rollout import Rollout
 
 OBSERVATIONS = gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32)
@@ -159,9 +160,183 @@ def test_one_epoch_one_minibatch_is_the_actor_critic_step(action_space):
         np.testing.assert_allclose(variable.numpy(), old - 0.1 * gradient, atol=1e-6)
 
 
-def test_eager_graph_and_xla_agree():
-    agents = [make_agent(CONTINUOUS, num_minibatches=4, update_epochs=2) for _ in range(3)]
-    rollout = make_rollout(agents[0])
+def test_an_iteration_is_the_papers_loop():
+    """Several epochs of minibatches, far enough for every clip to bite, against a plain loop."""
+    settings = {
+        "clip_ratio": 0.1,
+        "value_clip": 0.2,
+        "entropy_coef": 0.02,
+        "value_coef": 0.7,
+        "gamma": 0.9,
+        "gae_lambda": 0.8,
+        "update_epochs": 3,
+        "num_minibatches": 2,
+    }
+    agent, reference = (
+        make_agent(optimizer=keras.optimizers.SGD(0.5), **settings) for _ in range(2)
+    )
+    invalid = [(2, 1), (5, 3)]
+    rollout = make_rollout(agent, invalid=invalid)
+    actor, critic = reference.actor, reference.critic
+
+    observations = rollout.observations.reshape(-1, 3)
+    actions, valid = rollout.actions.reshape(-1), rollout.valid.reshape(-1)
+    old_log_pi = tf.nn.log_softmax(actor(observations)).numpy()
+    values = critic(observations).numpy().reshape(8, 4)
+    next_values = critic(rollout.next_observations.reshape(-1, 3)).numpy().reshape(8, 4)
+    psi = np.zeros((9, 4))
+    for t in reversed(range(8)):
+        for n in range(4):
+            if not rollout.valid[t, n]:
+                continue
+            bootstrap = 0.0 if rollout.terminated[t, n] else 0.9 * next_values[t, n]
+            delta = rollout.rewards[t, n] + bootstrap - values[t, n]
+            ended = rollout.terminated[t, n] or rollout.truncated[t, n]
+            psi[t, n] = delta + (0.0 if ended else 0.9 * 0.8 * psi[t + 1, n])
+    psi, values = psi[:8].reshape(-1), values.reshape(-1)
+    returns = psi + values
+
+    order = Minibatches(32, seed=tf.constant([0, 0], tf.int64), epochs=3, num_minibatches=2)
+    clipped_ratios, clipped_values = 0, 0
+    for rows in order.split(tf.range(32)).numpy():
+        rows = rows[valid[rows]]
+        normalized = (psi[rows] - psi[rows].mean()) / (psi[rows].std() + 1e-8)
+        losses = []
+        with tf.GradientTape() as tape:
+            for row, advantage in zip(rows, normalized):
+                state = observations[row][None]
+                log_pi = tf.nn.log_softmax(actor(state))[0]
+                ratio = tf.exp(log_pi[actions[row]] - old_log_pi[row, actions[row]])
+                near = tf.clip_by_value(ratio, 0.9, 1.1)
+                objective = tf.minimum(ratio * advantage, near * advantage)
+                value = critic(state)[0]
+                near_value = values[row] + tf.clip_by_value(value - values[row], -0.2, 0.2)
+                error = tf.maximum((value - returns[row]) ** 2, (near_value - returns[row]) ** 2)
+                entropy = -tf.reduce_sum(tf.exp(log_pi) * log_pi)
+                losses.append(-objective + 0.7 * error - 0.02 * entropy)
+                clipped_ratios += float(ratio) != float(near)
+                clipped_values += float(value) != float(near_value)
+            loss = tf.add_n(losses) / len(rows)
+        variables = reference.trainable_variables
+        for variable, gradient in zip(variables, tape.gradient(loss, variables), strict=True):
+            variable.assign_sub(0.5 * gradient)
+    assert min(clipped_ratios, clipped_values) > 10  # the test means something
+
+    logs = step(agent, rollout)
+    assert logs["clip_fraction"] == pytest.approx(clipped_ratios / (3 * len(np.flatnonzero(valid))))
+    for a, b in zip(weights(agent), weights(reference), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_rows_in_which_environments_reset_might_as_well_not_be_there():
+    """A NEXT_STEP rollout holds one row more for each episode that ended in it."""
+    plain, with_resets = (
+        make_agent(
+            optimizer=keras.optimizers.SGD(0.1),
+            num_minibatches=1,
+            update_epochs=3,
+            normalize_observations=True,
+            normalize_rewards=True,
+        )
+        for _ in range(2)
+    )
+    rollout = make_rollout(plain, T=9, N=1)
+    ends = np.zeros((9, 1), bool)
+    ends[2], ends[6] = True, True
+    rollout = rollout._replace(terminated=ends, truncated=np.zeros_like(ends))
+    longer = tf.nest.map_structure(lambda x: np.insert(x, [3, 7], x[:1], axis=0), rollout)
+    longer.valid[[3, 8]] = False
+    longer.terminated[[3, 8]] = False
+    first, second = step(plain, rollout), step(with_resets, longer)
+    for name in set(first) - {"episode_return", "episode_length"}:
+        assert first[name] == pytest.approx(second[name], rel=1e-5, abs=1e-6), name
+    for a, b in zip(plain.weights, with_resets.weights, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def compiled_step(agent, rollout):
+    """One train step through Keras's own train function."""
+    agent.make_train_function()
+    rollout = tf.nest.map_structure(tf.constant, rollout)
+    logs = agent.train_function(iter(tf.data.Dataset.from_tensors(rollout)))
+    return {name: float(value) for name, value in logs.items()}
+
+
+def test_hyperparameters_that_change_are_not_baked_into_the_compiled_step():
+    settings = {"num_minibatches": 2, "update_epochs": 2}
+    compiled, eager = (
+        make_agent(optimizer=keras.optimizers.SGD(0.5), clip_ratio=0.3, **settings)
+        for _ in range(2)
+    )
+    compiled.compile(keras.optimizers.SGD(0.5), jit_compile=True)
+    rollouts = [make_rollout(compiled, seed=seed) for seed in (0, 1)]
+    compiled_step(compiled, rollouts[0])
+    eager.train_step(tf.nest.map_structure(tf.constant, rollouts[0]))
+    middle = weights(eager)
+    for changed in (compiled, eager):
+        changed.clip_ratio, changed.entropy_coef, changed.value_coef = 0.01, 0.5, 0.0
+        changed.optimizer.learning_rate = 0.3
+    compiled_step(compiled, rollouts[1])
+    unchanged = make_agent(optimizer=keras.optimizers.SGD(0.5), clip_ratio=0.3, **settings)
+    for variable, value in zip(unchanged.trainable_variables, middle):
+        variable.assign(value)
+    for other in (eager, unchanged):
+        other.iteration.assign(1)
+        other.train_step(tf.nest.map_structure(tf.constant, rollouts[1]))
+    for a, b in zip(weights(compiled), weights(eager), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert max(np.abs(a - b).max() for a, b in zip(weights(eager), weights(unchanged))) > 1e-2
+
+
+def test_schedules_are_not_baked_into_the_compiled_step():
+    def scheduled(value, end):
+        return keras.optimizers.schedules.PolynomialDecay(value, 8, end)
+
+    settings = {"num_minibatches": 2, "update_epochs": 2}
+    compiled, eager, constant = (
+        make_agent(
+            optimizer=keras.optimizers.SGD(scheduled(0.5, 0.0)),
+            clip_ratio=scheduled(0.3, 0.001) if i < 2 else 0.3,
+            **settings,
+        )
+        for i in range(3)
+    )
+    compiled.compile(keras.optimizers.SGD(scheduled(0.5, 0.0)), jit_compile=True)
+    for seed in (0, 1):
+        rollout = make_rollout(eager, seed=seed)
+        compiled_step(compiled, rollout)
+        for other in (eager, constant):
+            other.train_step(tf.nest.map_structure(tf.constant, rollout))
+    for a, b in zip(weights(compiled), weights(eager), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert max(np.abs(a - b).max() for a, b in zip(weights(eager), weights(constant))) > 1e-3
+
+
+@pytest.mark.parametrize("action_space", [DISCRETE, CONTINUOUS])
+def test_the_compiled_step_too_starts_from_the_policy_that_collected(action_space):
+    agent = make_agent(
+        action_space, normalize_observations=True, num_minibatches=1, update_epochs=1
+    )
+    agent.compile(jit_compile=True)
+    for seed in (0, 1):
+        logs = compiled_step(agent, make_rollout(agent, seed=seed))
+        # k3 of a log-ratio x is x²/2: below this, |ratio - 1| < 1e-5.
+        assert 0 <= logs["approx_kl"] < 1e-10 and logs["clip_fraction"] == 0
+
+
+@pytest.mark.parametrize(
+    "action_space, settings",
+    [
+        (CONTINUOUS, {}),
+        (DISCRETE, {"target_kl": 0.02, "update_epochs": 10}),
+        (CONTINUOUS, {"squash_actions": True, "value_clip": 0.2, "entropy_coef": 0.01}),
+        (DISCRETE, {"normalize_observations": True, "normalize_rewards": True}),
+    ],
+)
+def test_eager_graph_and_xla_agree(action_space, settings):
+    settings = {"num_minibatches": 4, "update_epochs": 2, **settings}
+    agents = [make_agent(action_space, **settings) for _ in range(3)]
+    rollout = make_rollout(agents[0], invalid=[(3, 2)])
     tensors = tf.nest.map_structure(tf.constant, rollout)
     eager, graph, xla = agents
     logs = [
@@ -173,6 +348,7 @@ def test_eager_graph_and_xla_agree():
         for a, b in zip(eager.trainable_variables, other.trainable_variables, strict=True):
             # Adam divides by the root of the second moment: rounding of 1e-7 grows to 1e-5.
             np.testing.assert_allclose(a.numpy(), b.numpy(), atol=2e-5)
+        assert float(logs[0]["n_updates"]) == float(other_logs["n_updates"])
         for name in ("loss", "approx_kl", "entropy", "explained_variance"):
             assert float(logs[0][name]) == pytest.approx(float(other_logs[name]), abs=1e-5)
 

@@ -15,6 +15,7 @@ from keras_pg.callbacks import RaiseOnNonFinite
 from keras_pg.networks import Actor, Critic
 from keras_pg.normalization import RewardScaling
 from keras_pg.rollouts import collector_for, make_vector_env
+from keras_pg.rollouts.acting import engine_for
 from keras_pg.rollouts.dataset import OnDemandDataset
 from keras_pg.rollouts.evaluation import Episodes, play_episodes
 
@@ -25,10 +26,16 @@ class Hyperparameter:
     It behaves as `keras.optimizers.Optimizer.learning_rate` does. A number is held in a variable,
     so setting it from a callback needs no new trace. A `LearningRateSchedule` is evaluated at
     `agent.optimizer.iterations`, the number of gradient steps taken.
+
+    Args:
+        low, low_open: the least number it may be, and whether it must be above that.
     """
 
+    def __init__(self, low=0.0, *, low_open=False):
+        self.low, self.low_open = low, low_open
+
     def __set_name__(self, owner, name):
-        self.slot = f"_{name}_value"
+        self.name, self.slot = name, f"_{name}_value"
 
     def __get__(self, agent, owner=None):
         if agent is None:
@@ -40,8 +47,13 @@ class Hyperparameter:
 
     def __set__(self, agent, value):
         current = getattr(agent, self.slot, None)
-        if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
+        scheduled = isinstance(value, keras.optimizers.schedules.LearningRateSchedule)
+        if not scheduled:
+            value = check_range(self.name, value, self.low, low_open=self.low_open)
+        if scheduled and current is None:
             setattr(agent, self.slot, value)
+        elif scheduled:
+            raise ValueError(f"{self.name} can be given a schedule only when the agent is made.")
         elif isinstance(current, keras.Variable):
             current.assign(value)
         elif current is None:
@@ -50,7 +62,7 @@ class Hyperparameter:
             setattr(agent, self.slot, variable)
         else:
             raise ValueError(
-                f"{self.slot[1:-6]} follows a schedule, {current!r}; it cannot be set to {value!r}."
+                f"{self.name} follows a schedule, {current!r}; it cannot be set to {value!r}."
             )
 
     def config(self, agent):
@@ -83,17 +95,26 @@ class Means(keras.metrics.Metric):
         return dict(zip(self.names, tf.unstack(self.sums / self.count)))
 
 
-def check_range(name, value, low, high, *, low_open=False):
-    """Raises a `ValueError` that names a hyperparameter outside [low, high]."""
-    if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
-        return value
+def check_range(name, value, low, high=math.inf, *, low_open=False):
+    """`value` as a float; a `ValueError` that names it unless it is finite and in [low, high]."""
+    number = isinstance(value, (int, float, np.integer, np.floating))
     if (
-        not isinstance(value, (int, float))
+        not number
+        or isinstance(value, bool)
+        or not math.isfinite(value)
         or not low <= value <= high
         or (low_open and value == low)
     ):
-        bracket = "(" if low_open else "["
-        raise ValueError(f"{name} must be in {bracket}{low}, {high}], received {value!r}.")
+        left = "(" if low_open else "["
+        right = f"{high})" if math.isinf(high) else f"{high}]"
+        raise ValueError(f"{name} must be a number in {left}{low}, {right}, received {value!r}.")
+    return float(value)
+
+
+def check_flag(name, value):
+    """`value`; a `ValueError` that names it unless it is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, received {value!r}.")
     return value
 
 
@@ -118,8 +139,10 @@ class Agent(keras.Model):
         normalize_observations: normalize Box observations by running statistics, in the networks.
         normalize_rewards: divide rewards by the running deviation of the return, in training only.
         squash_actions: squash Gaussian actions by tanh into the bounds instead of clipping them.
-        seed: seeds initial weights, environments, action noise and shuffling; None draws one from
-            Python's generator, which `keras.utils.set_random_seed` seeds.
+            (An `Actor` or `Critic` that is passed in normalizes and squashes as it was made to.)
+        seed: seeds the initial weights of the default networks, environments, action noise and
+            shuffling; None draws one from Python's generator, which `keras.utils.set_random_seed`
+            seeds. Encoders that are passed in have the weights they were made with.
     """
 
     # Gradient steps split a rollout into this many parts; it must divide num_steps · num_envs.
@@ -141,16 +164,18 @@ class Agent(keras.Model):
     ):
         super().__init__(name=name)
         self.gamma = check_range("gamma", gamma, 0.0, 1.0)
-        self.normalize_observations = normalize_observations
-        self.normalize_rewards = normalize_rewards
-        self.squash_actions = squash_actions
+        self.normalize_observations = check_flag("normalize_observations", normalize_observations)
+        self.normalize_rewards = check_flag("normalize_rewards", normalize_rewards)
+        self.squash_actions = check_flag("squash_actions", squash_actions)
         self.seed = random.randrange(2**31) if seed is None else int(seed)
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, received {seed}.")
         # Wrapped, because Keras would track and save encoders that become parts of the networks.
         self._given_networks = lambda: (actor, critic)
+        # Converting an actor takes most of a second: once for each number of environments.
+        self._engine_for = functools.cache(engine_for)
         self.actor = self.critic = self.critic_optimizer = None
-        self._rollout_signature = None
+        self._traced_with = None
         self.reward_scaling = RewardScaling() if normalize_rewards else None
 
         def counter(name):
@@ -344,12 +369,21 @@ class Agent(keras.Model):
             FloatingPointError: an observation or reward was NaN or infinite (nothing was learnt
                 from that rollout), or gradients were, many times in a row.
 
-        An exception from the environment is raised as it is, after the environments were closed;
-        the agent keeps what it had learnt. Environments start anew in each call of `fit`, from
-        seeds that follow from `seed` and the number of iterations done so far: that much is not
-        restored of a training run, the environments' own state in the middle of an episode.
+        An exception from the environment is raised as it is, after that environment was closed; the
+        agent keeps what it had learnt. (Of an environment in another process the exception comes
+        without that process's traceback, which Gymnasium writes to the log.) Other errors leave
+        an environment object open. Environments start anew in each call of `fit`, from seeds that
+        follow from `seed` and the number of iterations done so far: their own state, and that of
+        their random generators, is what is not restored of a training run.
         """
-        num_steps = check_count("num_steps", num_steps or self.default_num_steps)
+        if env is validation_env and isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv):
+            raise ValueError(
+                "env and validation_env are the same object: evaluating would reset the episodes "
+                f"that training is in. Give validation_env an environment of its own, not {env!r}."
+            )
+        num_steps = check_count(
+            "num_steps", self.default_num_steps if num_steps is None else num_steps
+        )
         env, ours = make_vector_env(env, num_envs, vectorization)
         with contextlib.ExitStack() as cleanup:
             cleanup.enter_context(_closing(env, ours))
@@ -368,12 +402,15 @@ class Agent(keras.Model):
                     f"steps_per_execution={self.steps_per_execution}: with a Gymnasium environment "
                     "it must be 1, or rollouts would be collected while the policy changes."
                 )
-            collector = collector_for(env, self.actor, num_steps=num_steps, gamma=self.gamma)
-            if collector.signature != self._rollout_signature:
+            collector = self._collector(env, num_steps)
+            traced_with = collector.signature, self._constants()
+            if traced_with != self._traced_with:
                 # Keras would relax the shapes to cover both; a train step needs to know its own.
                 self.train_function = None
-                self._rollout_signature = collector.signature
-            rollouts = OnDemandDataset(self._collect_with(collector), collector.signature)
+                self._traced_with = traced_with
+            rollouts = OnDemandDataset(
+                self._collect_with(collector), collector.signature, on_error=env.close
+            )
             cleanup.enter_context(rollouts.surfacing_errors())
             validation = {}
             if validation_env is not None:
@@ -398,6 +435,24 @@ class Agent(keras.Model):
         self.build(env.single_observation_space, env.single_action_space)
         if not self.compiled:
             self.compile()
+
+    def _collector(self, env, num_steps):
+        return collector_for(
+            env,
+            self.actor,
+            num_steps=num_steps,
+            gamma=self.gamma,
+            engine_for=self._engine_for,
+        )
+
+    def _constants(self):
+        """The settings that a trace of the train step holds as constants."""
+        return {
+            name: value
+            for name, value in self.get_config().items()
+            if name not in ("actor", "critic")
+            and not isinstance(getattr(type(self), name, None), Hyperparameter)
+        }
 
     def _collect_with(self, collector):
         """A function of no arguments that collects the next rollout.
@@ -514,6 +569,8 @@ class Agent(keras.Model):
         if env is None:
             # Keras, evaluating the validation dataset that `fit` has given it.
             return super().evaluate(verbose=verbose, callbacks=callbacks, **keras_arguments)
+        if keras_arguments:
+            raise TypeError(f"evaluate has no argument {', '.join(map(repr, keras_arguments))}.")
         seed = self.seed + 2_000_000 if seed is None else seed
         with self._episodes(
             env, episodes, num_envs, vectorization, seed=seed, deterministic=deterministic
@@ -533,12 +590,13 @@ class Agent(keras.Model):
         env, ours = make_vector_env(env, num_envs, vectorization)
         with _closing(env, ours):
             self._prepare(env)
-            collector = collector_for(env, self.actor, num_steps=64, gamma=self.gamma)
+            collector = self._collector(env, num_steps=64)
             dataset = OnDemandDataset(
                 lambda: play_episodes(collector, episodes, seed=seed, deterministic=deterministic),
                 Episodes(
                     tf.TensorSpec((episodes,), tf.float32), tf.TensorSpec((episodes,), tf.int32)
                 ),
+                on_error=env.close,
             )
             with dataset.surfacing_errors():
                 yield dataset.dataset
@@ -651,14 +709,12 @@ class Agent(keras.Model):
 
 @contextlib.contextmanager
 def _closing(env, ours):
-    """Closes the environment when it is ours, or when it has raised and nobody can use it again."""
+    """Closes the environment if it is ours."""
     try:
         yield
-    except BaseException:  # an interrupt from the keyboard too
-        env.close()
-        raise
-    if ours:
-        env.close()
+    finally:
+        if ours:
+            env.close()
 
 
 def _environment_seed(seed, iteration):
@@ -676,8 +732,11 @@ def _schedule(total_timesteps, batch_size, epochs, steps_per_epoch):
                 f"total_timesteps={total_timesteps} and epochs={epochs} say the same thing twice: "
                 "give one of them."
             )
-        return check_count("epochs", epochs), check_count("steps_per_epoch", steps_per_epoch or 10)
-    total_timesteps = check_count("total_timesteps", total_timesteps or 100_000)
+        steps_per_epoch = 10 if steps_per_epoch is None else steps_per_epoch
+        return check_count("epochs", epochs), check_count("steps_per_epoch", steps_per_epoch)
+    total_timesteps = check_count(
+        "total_timesteps", 100_000 if total_timesteps is None else total_timesteps
+    )
     iterations = math.ceil(total_timesteps / batch_size)
     if steps_per_epoch is not None:
         return math.ceil(

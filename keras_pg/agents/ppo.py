@@ -18,7 +18,7 @@ import keras
 import tensorflow as tf
 
 from keras_pg import advantages, losses
-from keras_pg.agents.agent import Agent, Hyperparameter, check_count, check_range
+from keras_pg.agents.agent import Agent, Hyperparameter, check_count, check_flag, check_range
 from keras_pg.rollouts.minibatches import Minibatches, flatten_time
 
 
@@ -41,7 +41,7 @@ class PPO(Agent):
         value_coef: c_v, a number or a schedule.
         update_epochs: K, passes over a rollout.
         num_minibatches: parts of each pass; it must divide num_steps · num_envs.
-        normalize_advantages: standardize Â in each minibatch.
+        normalize_advantages: standardize Â in each minibatch (of two rows or more).
         target_kl: stop an iteration before the gradient step at which the k3 estimate of
             KL(π_old ‖ π) exceeds 1.5 · target_kl; None for never.
         normalize_observations, normalize_rewards, squash_actions, seed: see `Agent`.
@@ -64,7 +64,7 @@ class PPO(Agent):
     Reference: Schulman et al., 2017, arXiv:1707.06347.
     """
 
-    clip_ratio = Hyperparameter()
+    clip_ratio = Hyperparameter(low_open=True)
     entropy_coef = Hyperparameter()
     value_coef = Hyperparameter()
     default_num_steps = 256
@@ -110,20 +110,19 @@ class PPO(Agent):
             seed=seed,
             name=name,
         )
-        infinity = float("inf")
         self.gae_lambda = check_range("gae_lambda", gae_lambda, 0.0, 1.0)
-        self.clip_ratio = check_range("clip_ratio", clip_ratio, 0.0, infinity, low_open=True)
-        self.entropy_coef = check_range("entropy_coef", entropy_coef, 0.0, infinity)
-        self.value_coef = check_range("value_coef", value_coef, 0.0, infinity)
+        self.clip_ratio = clip_ratio
+        self.entropy_coef = entropy_coef
+        self.value_coef = value_coef
         self.update_epochs = check_count("update_epochs", update_epochs)
         self.num_minibatches = check_count("num_minibatches", num_minibatches)
-        self.normalize_advantages = normalize_advantages
-        self.value_clip = value_clip and check_range(
-            "value_clip", value_clip, 0.0, infinity, low_open=True
-        )
-        self.target_kl = target_kl and check_range(
-            "target_kl", target_kl, 0.0, infinity, low_open=True
-        )
+        self.normalize_advantages = check_flag("normalize_advantages", normalize_advantages)
+        self.value_clip = value_clip
+        if value_clip is not None:
+            self.value_clip = check_range("value_clip", value_clip, 0.0, low_open=True)
+        self.target_kl = target_kl
+        if target_kl is not None:
+            self.target_kl = check_range("target_kl", target_kl, 0.0, low_open=True)
 
     def train_step(self, rollout):
         """One policy iteration; the numbers are those of the module's pseudocode."""
@@ -162,7 +161,7 @@ class PPO(Agent):
         )
         psi, valid = minibatches.split(advantage), minibatches.split(steps.valid)
         if self.normalize_advantages:
-            psi = advantages.normalize_each(psi, valid)
+            psi = advantages.normalize(psi, valid)
         weights = losses.mean_weights(valid)
         batch = (steps.observations, steps.actions, old_log_probs, values, returns)
         metrics = self._ascend(
@@ -192,7 +191,7 @@ class PPO(Agent):
             if self.target_kl is not None:
                 stop = means[names.index("approx_kl")] > 1.5 * self.target_kl
             taken = self.apply_if_finite(gradients, variables, unless=stop)
-            # A step that is not taken must not make NaN of the means either.
+            # A step that is not taken must not make NaN of the means of those that are.
             sums += tf.where(taken, means, tf.zeros_like(means))
             return i + 1, stop, n_updates + tf.cast(taken, tf.float32), sums
 
@@ -201,7 +200,7 @@ class PPO(Agent):
             gradient_step,
             (tf.constant(0), tf.constant(False), tf.constant(0.0), tf.zeros(len(names))),
         )
-        means = tf.math.divide_no_nan(sums, n_updates)
+        means = sums / n_updates  # NaN if no step could be taken, as Keras's callbacks expect
         return {**dict(zip(names, tf.unstack(means))), "n_updates": n_updates}
 
     def surrogate_loss(self, observations, actions, old_log_probs, old_values, returns, advantage):

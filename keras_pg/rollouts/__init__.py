@@ -4,7 +4,7 @@ from keras_pg.rollouts.acting import engine_for
 from keras_pg.rollouts.vector_env import VectorEnvCollector, make_vector_env
 
 
-def collector_for(env, actor, *, num_steps, gamma):
+def collector_for(env, actor, *, num_steps, gamma, engine_for=engine_for):
     """The collector of T = `num_steps` steps for an environment: the one place to look at its type.
 
     Args:
@@ -12,6 +12,7 @@ def collector_for(env, actor, *, num_steps, gamma):
         actor: the policy that acts.
         num_steps: T.
         gamma: discount of `Rollout.discounted_returns`.
+        engine_for: (actor, num_envs) → an acting engine.
     """
     return VectorEnvCollector(
         env,

@@ -14,10 +14,11 @@ class OnDemandDataset:
 
     Args:
         make_element: () → a nest of NumPy arrays.
-        example: an element, or `tf.TensorSpec`s of one, to tell shapes and dtypes.
+        signature: the `tf.TensorSpec`s of an element.
+        on_error: () → None, called when `make_element` has raised.
     """
 
-    def __init__(self, make_element, signature):
+    def __init__(self, make_element, signature, *, on_error):
         self._error = None
 
         def generate():
@@ -26,6 +27,7 @@ class OnDemandDataset:
                     yield make_element()
                 except Exception as error:
                     self._error = error
+                    on_error()
                     raise
 
         options = tf.data.Options()

@@ -4,6 +4,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+# Half an hour at 60 steps a second.
+LONGEST_EPISODE = 108_000
+
 
 class Episodes(NamedTuple):
     """E finished episodes."""
@@ -26,6 +29,9 @@ def play_episodes(collector, episodes, *, seed, deterministic=True):
 
     Returns:
         `Episodes`, ordered by environment.
+
+    Raises:
+        RuntimeError: an episode has lasted 108,000 steps.
     """
     n = collector.env.num_envs
     quotas = np.full(n, episodes // n) + (np.arange(n) < episodes % n)
@@ -37,6 +43,12 @@ def play_episodes(collector, episodes, *, seed, deterministic=True):
         ends = rollout.valid & (rollout.terminated | rollout.truncated)
         for t, i in np.argwhere(ends):
             finished[i].append((rollout.episode_returns[t, i], rollout.timesteps[t, i] + 1))
+        if rollout.timesteps[-1].max() >= LONGEST_EPISODE:
+            raise RuntimeError(
+                f"Environment {rollout.timesteps[-1].argmax()} has been in one episode for "
+                f"{LONGEST_EPISODE:,} steps, and may never end it under this policy. Wrap it in "
+                "gymnasium.wrappers.TimeLimit."
+            )
     played = [episode for done, quota in zip(finished, quotas) for episode in done[:quota]]
     returns, lengths = zip(*played)
     return Episodes(np.array(returns, np.float32), np.array(lengths, np.int32))
