@@ -8,6 +8,8 @@ version is written under a temporary name and renamed once, so a server sees all
     assets.extra/
         golden.npz                    observations and the agent's actions, for `verify`
         policy.json                   spaces, algorithm, training steps, library versions
+        request.json                  a body to post to TensorFlow Serving, one row an instance
+        request_columns.json          the same, as one array an input
         tf_serving_warmup_requests    what TensorFlow Serving runs before it takes requests
 
 Signatures, every tensor with a leading batch dimension:
@@ -169,6 +171,9 @@ def _write(agent, directory, format, value):
         **{f"output_{name}": tensor.numpy() for name, tensor in outputs.items()},
     )
     (directory / DESCRIPTION).write_text(json.dumps(_description(agent), indent=2) + "\n")
+    rows = observations[:2].tolist()
+    for form, name in (("instances", "request.json"), ("inputs", "request_columns.json")):
+        (directory / "assets.extra" / name).write_text(json.dumps({form: rows}) + "\n")
 
 
 class _Policy(tf.Module):

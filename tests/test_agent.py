@@ -1,6 +1,7 @@
 """Agent: `fit` as Keras's fit, evaluating, acting, saving, and what happens to bad input."""
 
 import multiprocessing
+import warnings
 
 import gymnasium
 import keras
@@ -638,7 +639,9 @@ def test_save_and_load_make_the_same_next_update(tmp_path):
     agent.act(np.zeros((3, 2), "float32"), deterministic=False)
     agent.clip_ratio = 0.3
     agent.save(tmp_path / "agent.keras")
-    loaded = keras.models.load_model(tmp_path / "agent.keras")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # Keras only warns of slots it cannot restore
+        loaded = keras.models.load_model(tmp_path / "agent.keras")
     for ours, theirs in (
         (agent.variables, loaded.variables),
         (agent.optimizer.variables, loaded.optimizer.variables),
@@ -674,6 +677,20 @@ def test_an_agent_without_networks_can_be_saved(tmp_path):
     assert loaded.gamma == 0.9 and loaded.seed == 3
     loaded.build(Target().observation_space, Target().action_space)
     assert loaded.actor.encoder.layers[0].units == 8
+
+
+def test_weights_that_would_not_be_saved_are_not_dropped_in_silence(tmp_path):
+    encoder = keras_pg.mlp((8,))
+    encoder.build((None, 2))
+    ours = keras_pg.Actor(Target().observation_space, Target().action_space)
+    for actor in (encoder, ours):
+        agent = keras_pg.PPO(actor=actor, num_minibatches=2)
+        with pytest.raises(ValueError, match="would not be saved"):
+            agent.save(tmp_path / "agent.keras")
+        agent.build(Target().observation_space, Target().action_space)
+        agent.save(tmp_path / "agent.keras")
+        loaded = keras.models.load_model(tmp_path / "agent.keras")
+        assert_same_weights(weights_of(agent.actor), weights_of(loaded.actor))
 
 
 def test_an_encoder_shared_by_actor_and_critic(tmp_path):

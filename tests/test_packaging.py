@@ -1,6 +1,7 @@
 """The wheel, the import graph, and the import itself."""
 
 import ast
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import sys
 import zipfile
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -120,6 +122,14 @@ def test_another_backend_is_refused_with_a_word_on_how_to_set_it(
     assert (result.returncode == 0) == accepted
     if not accepted:
         assert "ImportError: keras_pg" in result.stderr and "KERAS_BACKEND" in result.stderr
+
+
+def test_the_installed_versions_are_inside_the_stated_ranges():
+    requirements = [Requirement(text) for text in importlib.metadata.requires("keras_pg")]
+    needed = [r for r in requirements if r.marker is None]
+    assert {"tensorflow", "keras", "gymnasium", "numpy"} <= {r.name for r in needed}
+    for requirement in needed:
+        assert importlib.metadata.version(requirement.name) in requirement.specifier, requirement
 
 
 def test_public_names_are_listed_one_by_one():

@@ -327,6 +327,19 @@ class Agent(keras.Model):
             agent.build(actor.observation_space, actor.action_space)
         return agent
 
+    def save(self, filepath, *arguments, **keyword_arguments):
+        """`keras.Model.save`.
+
+        Raises:
+            ValueError: networks with weights were passed in, and the agent has not been built yet.
+        """
+        if self.actor is None and any(n is not None and n.weights for n in self._given_networks()):
+            raise ValueError(
+                "The weights of the networks you passed in would not be saved, since the agent has "
+                "not been built with them yet: call `fit`, or `build` with the spaces."
+            )
+        return super().save(filepath, *arguments, **keyword_arguments)
+
     # ------------------------------------------------------------------------------- training
 
     def fit(

@@ -1,0 +1,46 @@
+"""What README and the examples show is run, with fewer steps."""
+
+import pathlib
+import re
+import runpy
+
+import keras
+import numpy as np
+import pytest
+
+import keras_pg
+
+ROOT = pathlib.Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+@pytest.fixture
+def short(tmp_path, monkeypatch):
+    """An empty directory, and `fit` for two small iterations, whatever is asked for."""
+    fit, compile = keras_pg.Agent.fit, keras_pg.Agent.compile
+
+    def short_fit(agent, env, *, total_timesteps=None, **arguments):
+        arguments |= {"num_steps": 16, "epochs": 2, "steps_per_epoch": 1}
+        return fit(agent, env, **arguments)
+
+    def quick_compile(agent, *arguments, **keyword_arguments):
+        compile(agent, *arguments, **{**keyword_arguments, "jit_compile": False})
+
+    monkeypatch.setattr(keras_pg.Agent, "fit", short_fit)
+    monkeypatch.setattr(keras_pg.Agent, "compile", quick_compile)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_code_of_readme_runs(short):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names = {"observations": np.zeros((3, 4), np.float32)}
+    exec(code, names)
+    assert names["actions"].shape == (3,)
+    assert isinstance(keras.models.load_model("cartpole.keras"), keras_pg.PPO)
+    assert pathlib.Path("policies/cartpole/1/saved_model.pb").exists()
+
+
+@pytest.mark.filterwarnings("ignore:EnvPool seeds are fixed")
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_examples_run(path, short):
+    runpy.run_path(str(path), run_name="__main__")
