@@ -15,7 +15,7 @@ import tensorflow as tf
 
 import keras_pg
 from keras_pg import saved_model
-from keras_pg.agents.agent import check_count
+from keras_pg.agents.hyperparameters import check_count
 from keras_pg.callbacks import LearningCurve
 
 ALGORITHMS = {"ppo": keras_pg.PPO}

@@ -28,7 +28,7 @@ LAYERS = [
     {"networks", "rollouts.rollout"},
     {"advantages", "distributions", "normalization"},
     {"losses"},
-    {"spaces", "_version"},
+    {"spaces", "_version", "agents.hyperparameters"},
 ]
 MATHS = {"advantages", "losses", "distributions", "normalization"}
 

@@ -18,7 +18,8 @@ import keras
 import tensorflow as tf
 
 from keras_pg import advantages, losses
-from keras_pg.agents.agent import Agent, Hyperparameter, check_count, check_flag, check_range
+from keras_pg.agents.agent import Agent
+from keras_pg.agents.hyperparameters import Hyperparameter, check_count, check_flag, check_range
 from keras_pg.rollouts.minibatches import Minibatches, flatten_time
 
 

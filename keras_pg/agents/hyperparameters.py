@@ -1,0 +1,89 @@
+"""Arguments of agents: checked at the door, and the few that may change while training."""
+
+import math
+
+import keras
+import numpy as np
+
+
+class Hyperparameter:
+    """A float attribute that may follow a schedule and may be set while training.
+
+    It behaves as `keras.optimizers.Optimizer.learning_rate` does. A number is held in a variable,
+    so setting it from a callback needs no new trace. A `LearningRateSchedule` is evaluated at
+    `agent.optimizer.iterations`, the number of gradient steps taken.
+
+    Args:
+        low, low_open: the least number it may be, and whether it must be above that.
+    """
+
+    def __init__(self, low=0.0, *, low_open=False):
+        self.low, self.low_open = low, low_open
+
+    def __set_name__(self, owner, name):
+        self.name, self.slot = name, f"_{name}_value"
+
+    def __get__(self, agent, owner=None):
+        if agent is None:
+            return self
+        value = getattr(agent, self.slot)
+        if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
+            return value(agent.optimizer.iterations)
+        return value.value
+
+    def __set__(self, agent, value):
+        current = getattr(agent, self.slot, None)
+        scheduled = isinstance(value, keras.optimizers.schedules.LearningRateSchedule)
+        if not scheduled:
+            value = check_range(self.name, value, self.low, low_open=self.low_open)
+        if scheduled and current is None:
+            setattr(agent, self.slot, value)
+        elif scheduled:
+            raise ValueError(f"{self.name} can be given a schedule only when the agent is made.")
+        elif isinstance(current, keras.Variable):
+            current.assign(value)
+        elif current is None:
+            name, initializer = self.slot.strip("_"), keras.initializers.Constant(value)
+            variable = agent.add_weight(name=name, initializer=initializer, trainable=False)
+            setattr(agent, self.slot, variable)
+        else:
+            raise ValueError(
+                f"{self.name} follows a schedule, {current!r}; it cannot be set to {value!r}."
+            )
+
+    def config(self, agent):
+        """The schedule, or the current number."""
+        value = getattr(agent, self.slot)
+        if not isinstance(value, keras.Variable):
+            return value
+        return float(str(value.numpy()))  # 0.2 rather than the float64 nearest to float32's 0.2
+
+
+def check_range(name, value, low, high=math.inf, *, low_open=False):
+    """`value` as a float; a `ValueError` that names it unless it is finite and in [low, high]."""
+    number = isinstance(value, (int, float, np.integer, np.floating))
+    if (
+        not number
+        or isinstance(value, bool)
+        or not math.isfinite(value)
+        or not low <= value <= high
+        or (low_open and value == low)
+    ):
+        left = "(" if low_open else "["
+        right = f"{high})" if math.isinf(high) else f"{high}]"
+        raise ValueError(f"{name} must be a number in {left}{low}, {right}, received {value!r}.")
+    return float(value)
+
+
+def check_flag(name, value):
+    """`value`; a `ValueError` that names it unless it is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, received {value!r}.")
+    return value
+
+
+def check_count(name, value):
+    """Raises a `ValueError` that names a count which is not a positive integer."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, received {value!r}.")
+    return int(value)
