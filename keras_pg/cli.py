@@ -17,6 +17,7 @@ import keras_pg
 from keras_pg import saved_model
 from keras_pg.agents.hyperparameters import check_count
 from keras_pg.callbacks import LearningCurve
+from keras_pg.rollouts.vector_env import WHILE_STEPPING
 
 ALGORITHMS = {"ppo": keras_pg.PPO}
 
@@ -40,6 +41,8 @@ def main(arguments=None):
         RuntimeError,
         gymnasium.error.Error,
     ) as error:
+        if any(note.startswith(WHILE_STEPPING) for note in getattr(error, "__notes__", ())):
+            raise  # a fault of the environment: its author needs the traceback
         print(f"keras-pg {options.command}: {error}", file=sys.stderr)
         return 2
 

@@ -120,7 +120,7 @@ class Breaking(gymnasium.Env):
         return np.zeros(2, np.float32), reward, self.steps % 8 == 0, False, {}
 
 
-@pytest.mark.parametrize("error, code", [(None, 2), (ZeroDivisionError, None)])
+@pytest.mark.parametrize("error, code", [(None, 2), (ZeroDivisionError, None), (ValueError, None)])
 def test_what_was_learnt_before_an_error_is_kept(
     error, code, tmp_path, monkeypatch, request, capsys
 ):

@@ -10,6 +10,8 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from keras_pg.rollouts.rollout import Rollout
 
+WHILE_STEPPING = "While stepping"
+
 
 def make_vector_env(env, num_envs=None, vectorization="sync"):
     """A `gymnasium.vector.VectorEnv` from whatever a user calls an environment.
@@ -159,9 +161,10 @@ class VectorEnvCollector:
         for t in range(T):
             try:
                 self._step(rollout, t, noise[t])
-            except Exception:
+            except Exception as error:
                 # A NaN the environment choked on is the better explanation.
                 self._check_finite(rollout, t)
+                error.add_note(f"{WHILE_STEPPING} {self.env}, step {self._steps + t} of each.")
                 raise
         self._check_finite(rollout, T)
         self._steps += T
