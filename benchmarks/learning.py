@@ -91,12 +91,12 @@ def draw(all_results, path):
         for library, reports in runs_by_library(results).items():
             steps = np.array(reports[0]["curve"])[:, 0]
             returns = [np.interp(steps, *np.array(report["curve"]).T) for report in reports]
-            label = f"{library}, {len(reports)} seeds"
+            label, steps = f"{library}, {len(reports)} seeds", steps / 1000
             axes.plot(steps, np.mean(returns, axis=0), color=COLORS[library], label=label)
             low, high = np.min(returns, axis=0), np.max(returns, axis=0)
             axes.fill_between(steps, low, high, color=COLORS[library], alpha=0.2, linewidth=0)
         axes.axhline(BARS[env], color="gray", linestyle=":", linewidth=1)
-        axes.set(title=env, xlabel="environment steps", ylabel="training return")
+        axes.set(title=env, xlabel="environment steps, thousands", ylabel="training return")
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, loc="lower right")
     figure.savefig(path)
