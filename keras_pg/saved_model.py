@@ -73,7 +73,6 @@ def export(agent, base, *, format="saved_model", value=False):
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=base))
     try:
         _write(agent, temporary, format, value)
-        _check_finite(temporary)
         report = verify(temporary)
         if not report["equal"]:
             raise RuntimeError(f"The exported policy differs from the agent: {report}.")
@@ -105,12 +104,13 @@ def _publish(temporary, base):
         version = next_version(base)
         try:
             os.rename(temporary, version)
-            _flush_to_disk(base)
-            return version
+            break
         except OSError:
             # Somebody else has just taken that number.
             if not version.exists():
                 raise
+    _flush_to_disk(base)
+    return version
 
 
 def next_version(base):
@@ -141,16 +141,6 @@ def _flush_to_disk(path):
         os.close(descriptor)
 
 
-def _check_finite(directory):
-    with np.load(directory / GOLDEN) as golden:
-        for name in golden:
-            if not np.all(np.isfinite(golden[name])):
-                raise FloatingPointError(
-                    f"The policy was not exported: its {name.removeprefix('output_')} is NaN or "
-                    "infinite on some observations."
-                )
-
-
 # ------------------------------------------------------------------------------------- writing
 
 
@@ -164,12 +154,14 @@ def _write(agent, directory, format, value):
     if format == "saved_model":
         _write_warmup(module, directory / WARMUP)
     observations = _example_observations(agent.actor.observation_space, 64)
-    outputs = agent.described_actions(observations)
-    np.savez(
-        directory / GOLDEN,
-        observation=observations,
-        **{f"output_{name}": tensor.numpy() for name, tensor in outputs.items()},
-    )
+    outputs = {k: tensor.numpy() for k, tensor in agent.described_actions(observations).items()}
+    for name, values in outputs.items():
+        if not np.all(np.isfinite(values)):
+            raise FloatingPointError(
+                f"The policy was not exported: its {name} is NaN or infinite on some observations."
+            )
+    golden = {f"output_{name}": values for name, values in outputs.items()}
+    np.savez(directory / GOLDEN, observation=observations, **golden)
     (directory / DESCRIPTION).write_text(json.dumps(_description(agent), indent=2) + "\n")
     rows = observations[:2].tolist()
     for form, name in (("instances", "request.json"), ("inputs", "request_columns.json")):

@@ -151,7 +151,7 @@ def main():
             if evaluated_return >= protocol.SOLVED_RETURN:
                 break
     protocol.print_report(
-        library="TF-Agents, own loop" if own_loop else "TF-Agents",
+        library="TF-Agents" if own_loop else "TF-Agents in XLA",
         packages=("tf-agents", "tensorflow", "keras", "gymnasium", "numpy"),
         arguments=arguments,
         stopwatch=stopwatch,
