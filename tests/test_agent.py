@@ -543,7 +543,9 @@ def test_an_environment_that_raises(tmp_path):
     with pytest.raises(KeyError, match="the simulator broke") as caught:
         fit(agent, make)
     assert "step" in [entry.name for entry in caught.traceback]
-    assert caught.value.__notes__ == ["While stepping SyncVectorEnv(num_envs=2), step 29 of each."]
+    assert caught.value.__notes__ == [
+        "While stepping SerialVectorEnv(num_envs=2), step 29 of each."
+    ]
     assert all(env.closed for env in made)
     assert int(agent.iteration) == 3  # what was learnt before is kept
     agent.save(tmp_path / "agent.keras")

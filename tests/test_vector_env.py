@@ -11,10 +11,11 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from keras_pg import advantages, distributions
 from keras_pg.rollouts import collector_for, make_vector_env
 from keras_pg.rollouts.rollout import Rollout
-from keras_pg.rollouts.vector_env import VectorEnvCollector
+from keras_pg.rollouts.vector_env import SerialVectorEnv, VectorEnvCollector
 
 GAMMA = 0.9
-MODES = list(AutoresetMode)
+# Gymnasium's three, and how keras_pg steps the environments that it makes itself.
+MODES = [*AutoresetMode, "own"]
 # The episode lengths of three environments, and how many of their episodes are compared.
 LENGTHS = [(3, 1, 4), (7, 2), (1,)]
 EPISODES = [7, 5, 8]
@@ -23,6 +24,13 @@ EPISODES = [7, 5, 8]
 def policy(observation):
     """An action of Discrete(3) that depends on the observation and nothing else."""
     return int(np.sum(observation)) % 3
+
+
+def vectorized(factories, mode):
+    """A vector environment of these, in one of `MODES`."""
+    if mode == "own":
+        return SerialVectorEnv(factories)
+    return SyncVectorEnv(factories, autoreset_mode=mode)
 
 
 class PolicyEngine:
@@ -101,7 +109,7 @@ def assert_same_transitions(rollout, expected):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", [Clockwork, DiscreteClockwork])
 def test_transitions_are_those_of_a_plain_loop_in_every_autoreset_mode(kind, mode):
-    collector = collector_of(SyncVectorEnv(clockworks(kind), autoreset_mode=mode), num_steps=30)
+    collector = collector_of(vectorized(clockworks(kind), mode), num_steps=30)
     collector.reset(seed=5)
     rollout = collector.collect()
     for i, (lengths, episodes) in enumerate(zip(LENGTHS, EPISODES)):
@@ -112,7 +120,7 @@ def test_transitions_are_those_of_a_plain_loop_in_every_autoreset_mode(kind, mod
 
 @pytest.mark.parametrize("mode", MODES)
 def test_episodes_that_span_rollouts_keep_their_counters(mode):
-    collector = collector_of(SyncVectorEnv(clockworks(), autoreset_mode=mode), num_steps=5)
+    collector = collector_of(vectorized(clockworks(), mode), num_steps=5)
     collector.reset(seed=5)
     rollout = joined([collector.collect() for _ in range(6)])
     for i, (lengths, episodes) in enumerate(zip(LENGTHS, EPISODES)):
@@ -137,7 +145,7 @@ def test_advantages_of_complete_episodes_are_those_of_each_episode_alone(mode):
             valid=episodes.valid,
         ).numpy()
 
-    collector = collector_of(SyncVectorEnv(clockworks(), autoreset_mode=mode), num_steps=30)
+    collector = collector_of(vectorized(clockworks(), mode), num_steps=30)
     collector.reset(seed=5)
     rollout = collector.collect()
     for i, (lengths, episodes) in enumerate(zip(LENGTHS, EPISODES)):
@@ -154,7 +162,7 @@ def test_advantages_of_complete_episodes_are_those_of_each_episode_alone(mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_successor_at_the_end_of_an_episode_is_its_final_observation(mode):
-    collector = collector_of(SyncVectorEnv(clockworks(), autoreset_mode=mode), num_steps=30)
+    collector = collector_of(vectorized(clockworks(), mode), num_steps=30)
     collector.reset(seed=0)
     rollout = collector.collect()
     ended = rollout.terminated | rollout.truncated
@@ -170,15 +178,37 @@ def test_the_successor_at_the_end_of_an_episode_is_its_final_observation(mode):
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED, "own"])
 def test_environments_that_reuse_their_observation_array_are_collected_as_any_other(mode):
     factories = clockworks(reuse_array=True)
-    env = (
-        make_vector_env(factories[0], 1)[0]
-        if mode == "own"
-        else SyncVectorEnv(factories[:1], autoreset_mode=mode)
-    )
-    collector = collector_of(env, num_steps=20)
+    collector = collector_of(vectorized(factories[:1], mode), num_steps=20)
     collector.reset(seed=5)
     expected = played(Clockwork(LENGTHS[0]), episodes=5, seed=5)
     assert_same_transitions(transitions(collector.collect(), 0), expected)
+
+
+@pytest.mark.parametrize("id", ["CartPole-v1", "Pendulum-v1", "FrozenLake-v1", "LunarLander-v3"])
+def test_environments_made_here_step_as_in_gymnasiums_sync_vector_env(id):
+    own, _ = make_vector_env(id, 3)
+    gymnasiums = gymnasium.make_vec(
+        id, 3, "sync", vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED}
+    )
+    own.action_space.seed(0)
+    np.testing.assert_array_equal(own.reset(seed=4)[0], gymnasiums.reset(seed=4)[0])
+    episodes = 0
+    for _ in range(300):
+        actions = own.action_space.sample()
+        # Own arrays are overwritten by what comes next.
+        step = [np.copy(x) for x in own.step(actions)[:4]]
+        for found, expected in zip(step, gymnasiums.step(actions)):
+            np.testing.assert_array_equal(found, expected)
+            assert found.dtype == expected.dtype
+        ended = step[2] | step[3]
+        if ended.any():
+            episodes += ended.sum()
+            np.testing.assert_array_equal(
+                own.reset(options={"reset_mask": ended})[0],
+                gymnasiums.reset(options={"reset_mask": ended.copy()})[0],
+            )
+    assert episodes > 2
+    own.close(), gymnasiums.close()
 
 
 def test_rows_are_invalid_exactly_where_the_environment_only_reset_itself():
@@ -192,16 +222,16 @@ def test_rows_are_invalid_exactly_where_the_environment_only_reset_itself():
     assert not ended[~rollout.valid].any() and (rollout.rewards[~rollout.valid] == 0).all()
 
 
-@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED])
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED, "own"])
 def test_every_row_is_valid_where_resetting_takes_no_step(mode):
-    collector = collector_of(SyncVectorEnv(clockworks(), autoreset_mode=mode), num_steps=30)
+    collector = collector_of(vectorized(clockworks(), mode), num_steps=30)
     collector.reset(seed=0)
     assert collector.collect().valid.all()
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_environment_steps_are_counted_without_the_resets(mode):
-    env = SyncVectorEnv(clockworks(), autoreset_mode=mode)
+    env = vectorized(clockworks(), mode)
     agent = perturbed_agent(env.single_observation_space, env.single_action_space)
     collector = collector_of(env, num_steps=30)
     collector.reset(seed=0)
@@ -299,7 +329,7 @@ def test_gymnasiums_own_vector_implementations_give_valid_rollouts():
     assert_continuous(joined([collector.collect() for _ in range(3)]))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", list(AutoresetMode))
 def test_async_environments_give_the_rollouts_of_sync_ones(mode):
     factories = [lambda: gymnasium.make("CartPole-v1")] * 2
     rollouts = []

@@ -7,6 +7,7 @@ import gymnasium
 import numpy as np
 import tensorflow as tf
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.utils import concatenate, create_empty_array
 
 from keras_pg.rollouts.rollout import Rollout
 
@@ -57,12 +58,52 @@ def make_vector_env(env, num_envs=None, vectorization="sync"):
             "An environment is an id, a gymnasium.Env, a factory or a gymnasium.vector.VectorEnv, "
             f"received {env!r}."
         )
-    # Not SAME_STEP, which hands out the final observation by reference: an environment that reuses
-    # its array has overwritten it by then.
     if vectorization == "async":
         return AsyncVectorEnv(factories, autoreset_mode=AutoresetMode.DISABLED), ours
-    # copy=False: the collector copies each observation once, into the rollout.
-    return SyncVectorEnv(factories, autoreset_mode=AutoresetMode.DISABLED, copy=False), ours
+    return SerialVectorEnv(factories), ours
+
+
+class SerialVectorEnv(SyncVectorEnv):
+    """A `SyncVectorEnv` for a collector: it never resets by itself, and gives no infos.
+
+    Merging the infos of N environments, which nothing here reads, and resetting one environment by
+    a mask over all of them cost as much as several steps of CartPole. Arrays that are returned are
+    overwritten by the next call: the collector copies them into the rollout anyway.
+
+    Its autoreset mode is DISABLED, not SAME_STEP, which hands out the final observation by
+    reference: an environment that reuses its array has overwritten it by then.
+
+    Args:
+        factories: functions that each return a `gymnasium.Env`.
+    """
+
+    def __init__(self, factories):
+        super().__init__(factories, autoreset_mode=AutoresetMode.DISABLED, copy=False)
+        n = self.num_envs
+        self._latest = [None] * n
+        self._batch = create_empty_array(self.single_observation_space, n)
+        self._reward = np.zeros(n, np.float64)
+        self._terminated, self._truncated = np.zeros(n, bool), np.zeros(n, bool)
+
+    def _observations_of_all(self):
+        return concatenate(self.single_observation_space, self._latest, self._batch)
+
+    def reset(self, *, seed=None, options=None):
+        """Starts new episodes: in all environments, or where `options["reset_mask"]` is True."""
+        options = dict(options or {})
+        mask = options.pop("reset_mask", np.ones(self.num_envs, bool))
+        for i in np.flatnonzero(mask):
+            self._latest[i], _ = self.envs[i].reset(
+                seed=None if seed is None else seed + int(i), options=options or None
+            )
+        return self._observations_of_all(), {}
+
+    def step(self, actions):
+        """Steps each environment once."""
+        for i, (env, action) in enumerate(zip(self.envs, actions)):
+            step = env.step(action)
+            self._latest[i], self._reward[i], self._terminated[i], self._truncated[i], _ = step
+        return self._observations_of_all(), self._reward, self._terminated, self._truncated, {}
 
 
 def _autoreset_mode(env):
@@ -100,9 +141,9 @@ class VectorEnvCollector:
         self._action_dtype = env.single_action_space.dtype
         # Gymnasium's `Discrete.contains`, which many environments assert in each step, is quick for
         # Python's integers and takes as long as CartPole's whole physics for NumPy's.
-        self._takes_python_integers = type(env) in (SyncVectorEnv, AsyncVectorEnv) and isinstance(
-            env.single_action_space, gymnasium.spaces.Discrete
-        )
+        self._takes_python_integers = isinstance(
+            env, SyncVectorEnv | AsyncVectorEnv
+        ) and isinstance(env.single_action_space, gymnasium.spaces.Discrete)
         self._steps = 0
 
     @functools.cached_property
