@@ -9,6 +9,8 @@ written to `results/`.
     python benchmarks/throughput.py --task halfcheetah
     python benchmarks/throughput.py --task solve          # until an evaluated return of 475
 
+keras_pg runs in two ways, on single environments stepped one after the other as the peers do, and
+on `gymnasium.make_vec`'s vectorised CartPole; ratios are of the first.
 TF-Agents runs in two ways: in its own training loop, and with its gradient steps in a loop of ours
 that XLA compiles (see `peers/tf_agents_ppo.py`).
 
@@ -36,6 +38,7 @@ REQUIREMENTS = {
 # Each way to run a library: the library, its script and options.
 RUNNERS = {
     "keras_pg": ("keras_pg", "keras_pg_ppo.py"),
+    "keras_pg, make_vec": ("keras_pg", "keras_pg_ppo.py", "--make-vec"),
     "Stable-Baselines3": ("Stable-Baselines3", "stable_baselines3_ppo.py"),
     "TF-Agents": ("TF-Agents", "tf_agents_ppo.py", "--own-loop"),
     "TF-Agents in XLA": ("TF-Agents", "tf_agents_ppo.py"),
@@ -96,7 +99,7 @@ def processor():
 
 def table(runs):
     """A Markdown table of medians, and of keras_pg's as a ratio of each peer's."""
-    peers = [runner for runner in runs if runner != "keras_pg"]
+    peers = [runner for runner in runs if RUNNERS[runner][0] != "keras_pg"]
     header = ["median of the runs", *runs, *(f"keras_pg / {peer}" for peer in peers)]
     lines = [header, ["---"] + ["---:"] * (len(header) - 1)]
     for figure, label in FIGURES.items():
@@ -118,9 +121,11 @@ def main():
     parser.add_argument("--venvs", type=pathlib.Path, default=HERE / ".venvs")
     parser.add_argument("--total-timesteps", help="in place of the task's own")
     options = parser.parse_args()
-    if options.task == "halfcheetah" and "TF-Agents" in options.runners:
-        print("TF-Agents' own loop knows no minibatches, and is left out.")
-        options.runners.remove("TF-Agents")
+    if options.task == "halfcheetah":
+        print("TF-Agents' own loop has no minibatches, Gymnasium no vectorised MuJoCo: left out.")
+        options.runners = [
+            r for r in options.runners if r not in ("TF-Agents", "keras_pg, make_vec")
+        ]
     options.venvs.mkdir(parents=True, exist_ok=True)
     libraries = {RUNNERS[runner][0] for runner in options.runners}
     pythons = {library: interpreter(library, options.venvs.resolve()) for library in libraries}

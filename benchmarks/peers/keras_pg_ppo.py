@@ -3,13 +3,18 @@
 Collecting is timed by wrapping the collector; updating is the rest of each of Keras's batches, so
 Keras's own loop and the dataset between the two count as updating.
 
+With `--make-vec` the environment is what `gymnasium.make_vec` makes of the id: the vectorised
+implementation that Gymnasium has of CartPole-v1, not single environments one after the other.
+
 Example:
     python keras_pg_ppo.py --total-timesteps 100000 --seed 0
 """
 
 import contextlib
 import math
+import sys
 
+import gymnasium
 import keras
 import protocol
 import tensorflow as tf
@@ -48,6 +53,9 @@ class Timing(keras.callbacks.Callback):
 
 
 def main():
+    make_vec = "--make-vec" in sys.argv
+    if make_vec:
+        sys.argv.remove("--make-vec")
     arguments = protocol.parse_arguments(__doc__)
     if arguments.threads:
         tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
@@ -79,8 +87,9 @@ def main():
     solve = arguments.mode == "solve"
     steps_per_epoch = math.ceil(protocol.EVALUATION_INTERVAL / batch_size) if solve else iterations
     timing = Timing(protocol.Stopwatch())
+    env = gymnasium.make_vec(arguments.env, arguments.num_envs) if make_vec else arguments.env
     agent.fit(
-        arguments.env,
+        env,
         num_envs=arguments.num_envs,
         num_steps=arguments.num_steps,
         epochs=math.ceil(iterations / steps_per_epoch),
