@@ -89,6 +89,24 @@ def probability_ratio(log_probs, old_log_probs):
     return tf.exp(log_ratio), log_ratio
 
 
+def policy_gradient(log_probs, advantages):
+    """The score-function surrogate, as a loss.
+
+        L = -Ψ log π(a|s)
+
+    Args:
+        log_probs: float [B], log π(a|s).
+        advantages: float [B], Ψ; a constant.
+
+    Returns:
+        float [B]. The gradient of its mean is minus the policy gradient E[Ψ ∇ log π].
+
+    Reference: Williams, 1992, "Simple statistical gradient-following algorithms", eq. 11.
+    """
+    check_rank_one(log_probs=log_probs, advantages=advantages)
+    return -log_probs * tf.stop_gradient(advantages)
+
+
 def clipped_surrogate(ratio, advantages, clip_ratio):
     """PPO's pessimistic surrogate, as a loss (negated objective).
 

@@ -59,7 +59,7 @@ class Hyperparameter:
         return float(str(value.numpy()))  # 0.2 rather than the float64 nearest to float32's 0.2
 
 
-def check_range(name, value, low, high=math.inf, *, low_open=False):
+def check_range(name, value, low, high=math.inf, *, low_open=False, high_open=False):
     """`value` as a float; a `ValueError` that names it unless it is finite and in [low, high]."""
     number = isinstance(value, (int, float, np.integer, np.floating))
     if (
@@ -68,9 +68,10 @@ def check_range(name, value, low, high=math.inf, *, low_open=False):
         or not math.isfinite(value)
         or not low <= value <= high
         or (low_open and value == low)
+        or (high_open and value == high)
     ):
         left = "(" if low_open else "["
-        right = f"{high})" if math.isinf(high) else f"{high}]"
+        right = f"{high})" if math.isinf(high) or high_open else f"{high}]"
         raise ValueError(f"{name} must be a number in {left}{low}, {right}, received {value!r}.")
     return float(value)
 

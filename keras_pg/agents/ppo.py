@@ -5,7 +5,7 @@ Paper: Schulman et al., 2017, "Proximal Policy Optimization Algorithms", arXiv:1
 One iteration, as `PPO.train_step` carries it out on a rollout of T steps of N environments:
 
     1. Evaluate the policy that collected, log π_old(a|s), and V(s), V(s') on the whole batch.
-    2. Estimate advantages Â by GAE; the value targets are R = Â + V.
+    2. Estimate advantages Â, by GAE or any other Ψ; the value targets R are λ-returns.
     3. For K epochs, in minibatches drawn without replacement, ascend
 
            E[ min(r Â, clip(r, 1-ε, 1+ε) Â) ] - c_v E[(V - R)²] + c_e E[H(π)],    r = π / π_old
@@ -17,9 +17,10 @@ One iteration, as `PPO.train_step` carries it out on a rollout of T steps of N e
 import keras
 import tensorflow as tf
 
-from keras_pg import advantages, losses
+from keras_pg import losses
 from keras_pg.agents.agent import Agent
 from keras_pg.agents.hyperparameters import Hyperparameter, check_count, check_flag, check_range
+from keras_pg.returns import normalize
 from keras_pg.rollouts.minibatches import Minibatches, flatten_time
 
 
@@ -34,8 +35,7 @@ class PPO(Agent):
     Args:
         actor: None for two tanh layers of 64, any Keras model as the encoder, or an `Actor`.
         critic: the same for V(s), or a `Critic`.
-        gamma: discount γ.
-        gae_lambda: trace decay λ of GAE.
+        gamma, advantage, gae_lambda, discount_weighting: see `Agent`.
         clip_ratio: ε, a number or a schedule over gradient steps.
         value_clip: keep V within this distance of its old value; None for no bound.
         entropy_coef: c_e, a number or a schedule.
@@ -86,7 +86,9 @@ class PPO(Agent):
         critic=None,
         *,
         gamma=0.99,
+        advantage="gae",
         gae_lambda=0.95,
+        discount_weighting=False,
         clip_ratio=0.2,
         value_clip=None,
         entropy_coef=0.0,
@@ -105,13 +107,15 @@ class PPO(Agent):
             actor,
             critic,
             gamma=gamma,
+            advantage=advantage,
+            gae_lambda=gae_lambda,
+            discount_weighting=discount_weighting,
             normalize_observations=normalize_observations,
             normalize_rewards=normalize_rewards,
             squash_actions=squash_actions,
             seed=seed,
             name=name,
         )
-        self.gae_lambda = check_range("gae_lambda", gae_lambda, 0.0, 1.0)
         self.clip_ratio = clip_ratio
         self.entropy_coef = entropy_coef
         self.value_coef = value_coef
@@ -132,37 +136,24 @@ class PPO(Agent):
         steps = flatten_time(rollout)
         policy = self.actor.action_distribution
         old_log_probs = policy.log_prob(self.actor(steps.observations), steps.actions)
-        values = self.critic(steps.observations)
-        next_values = self.critic(steps.next_observations)
+        evaluated = self.criticize(rollout)
 
         # 2. Advantages and value targets.
-        rewards = rollout.rewards
-        if self.reward_scaling is not None:
-            rewards = self.reward_scaling(rewards)
-        advantage = advantages.gae(
-            rewards,
-            tf.reshape(values, rewards.shape),
-            tf.reshape(next_values, rewards.shape),
-            rollout.terminated,
-            rollout.truncated,
-            gamma=self.gamma,
-            gae_lambda=self.gae_lambda,
-            valid=rollout.valid,
-        )
-        advantage = tf.reshape(advantage, [-1])
-        returns = advantage + values
+        advantage = tf.reshape(self.psi(evaluated), [-1])
+        values = tf.reshape(evaluated.predictions, [-1])
+        returns = tf.reshape(evaluated.targets(), [-1])
 
         # 3. K epochs of minibatch gradient steps. What depends on a minibatch and not on the
         # weights is computed for all of them ahead: nothing then waits for it in the loop.
         minibatches = Minibatches(
             advantage.shape[0],
-            seed=tf.stack([tf.cast(self.seed, tf.int64), self.iteration.value]),
+            seed=self.iteration_seed(),
             epochs=self.update_epochs,
             num_minibatches=self.num_minibatches,
         )
         psi, valid = minibatches.split(advantage), minibatches.split(steps.valid)
         if self.normalize_advantages:
-            psi = advantages.normalize(psi, valid)
+            psi = normalize(psi, valid)
         weights = losses.mean_weights(valid)
         batch = (steps.observations, steps.actions, old_log_probs, values, returns)
         metrics = self._ascend(
@@ -170,16 +161,13 @@ class PPO(Agent):
         )
 
         # 4. Running statistics, frozen until here.
-        for network in (self.actor, self.critic):
-            network.update_normalization(steps.observations, steps.valid)
-        if self.reward_scaling is not None:
-            self.reward_scaling.update(steps.discounted_returns, steps.valid)
+        self.learn_statistics(rollout, evaluated)
         metrics["explained_variance"] = losses.explained_variance(values, returns, steps.valid)
         return self.log(rollout, metrics)
 
     def _ascend(self, count, minibatch):
         """Up to `count` gradient steps; returns the means of their metrics."""
-        variables = [v for part in self._actor_and_critic_variables() for v in part]
+        variables = self.optimized_variables()
         names = self.tracked[: self.tracked.index("explained_variance")]
 
         def gradient_step(i, stop, n_updates, sums):
@@ -212,7 +200,7 @@ class PPO(Agent):
             policy.log_prob(parameters, actions), old_log_probs
         )
         policy_loss = losses.clipped_surrogate(ratio, advantage, self.clip_ratio)
-        values = self.critic(observations)
+        values = self.predictions(observations, actions)
         if self.value_clip is None:
             value_loss = losses.squared_error(values, returns)
         else:
@@ -230,7 +218,6 @@ class PPO(Agent):
     def get_config(self):
         return {
             **super().get_config(),
-            "gae_lambda": self.gae_lambda,
             "clip_ratio": PPO.clip_ratio.config(self),
             "value_clip": self.value_clip,
             "entropy_coef": PPO.entropy_coef.config(self),

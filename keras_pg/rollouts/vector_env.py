@@ -129,14 +129,17 @@ class VectorEnvCollector:
         action_distribution: the actor's, for its noise and the shape of its actions.
         num_steps: T, steps of each environment in a rollout.
         gamma: discount of `Rollout.discounted_returns`.
+        whole_episodes: a rollout holds the first episode of each environment, and rows after its
+            end are invalid; an episode is truncated after T steps. `reset` comes before each.
     """
 
-    def __init__(self, env, engine, action_distribution, *, num_steps, gamma):
+    def __init__(self, env, engine, action_distribution, *, num_steps, gamma, whole_episodes=False):
         self.env = env
         self.engine = engine
         self.action_distribution = action_distribution
         self.num_steps = num_steps
         self.gamma = gamma
+        self.whole_episodes = whole_episodes
         self._mode = _autoreset_mode(env)
         self._action_dtype = env.single_action_space.dtype
         # Gymnasium's `Discrete.contains`, which many environments assert in each step, is quick for
@@ -173,6 +176,7 @@ class VectorEnvCollector:
         # One integer: some vector environments take no list, and to Gymnasium's it means the same.
         self._observations, _ = self.env.reset(seed=int(seed))
         self._just_ended = np.zeros(n, bool)
+        self._finished = np.zeros(n, bool)
         self._timesteps = np.zeros(n, np.int32)
         self._episode_returns = np.zeros(n, np.float64)
         self._discounted_returns = np.zeros(n, np.float64)
@@ -195,11 +199,14 @@ class VectorEnvCollector:
             if rng is None
             else distribution.draw_noise(rng, (T, n))
         )
+        # Zeros: a rollout of whole episodes may end early, and even invalid rows must be finite.
         rollout = Rollout(
-            *(np.empty(spec.shape, spec.dtype.as_numpy_dtype) for spec in self.signature)
+            *(np.zeros(spec.shape, spec.dtype.as_numpy_dtype) for spec in self.signature)
         )
         rollout.valid[:] = True
         for t in range(T):
+            if self.whole_episodes and self._finished.all():
+                break
             try:
                 self._step(rollout, t, noise[t])
             except Exception as error:
@@ -207,9 +214,17 @@ class VectorEnvCollector:
                 self._check_finite(rollout, t)
                 error.add_note(f"{WHILE_STEPPING} {self.env}, step {self._steps + t} of each.")
                 raise
+        if self.whole_episodes:
+            self._keep_first_episodes(rollout)
         self._check_finite(rollout, T)
         self._steps += T
         return rollout
+
+    def _keep_first_episodes(self, rollout):
+        ended = rollout.terminated | rollout.truncated
+        earlier = np.cumsum(ended, axis=0) - ended
+        rollout.valid[earlier > 0] = False
+        rollout.truncated[-1] |= ~ended.any(axis=0)
 
     def _step(self, rollout, t, noise):
         rollout.observations[t] = self._observations
@@ -239,6 +254,7 @@ class VectorEnvCollector:
             self._restart(self._just_ended)
         ended = terminated | truncated
         self._just_ended = ended
+        self._finished |= ended
         if not ended.any():
             return
         if self._mode is AutoresetMode.SAME_STEP:

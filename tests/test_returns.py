@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_pg.advantages import gae, normalize
+from keras_pg.returns import gae, normalize
 
 ROUNDING = {"rtol": 1e-12, "atol": 1e-12}
 
