@@ -107,6 +107,17 @@ def policy_gradient(log_probs, advantages):
     return -log_probs * tf.stop_gradient(advantages)
 
 
+def surrogate(ratio, advantages):
+    """The importance-weighted surrogate of a trust region, as a loss: L = -r Â.
+
+    Args and Returns: as in `clipped_surrogate`.
+
+    Reference: Schulman et al., 2015, arXiv:1502.05477, eq. 14.
+    """
+    check_rank_one(ratio=ratio, advantages=advantages)
+    return -ratio * tf.stop_gradient(advantages)
+
+
 def clipped_surrogate(ratio, advantages, clip_ratio):
     """PPO's pessimistic surrogate, as a loss (negated objective).
 

@@ -29,10 +29,11 @@ def make_rollout(agent, T=8, N=4, seed=0, invalid=()):
     )
 
 
-def step(agent, rollout):
-    """One train step as a graph; the logs as floats."""
+def step(agent, rollout, eagerly=False):
+    """One train step, as a graph or eagerly; the logs as floats."""
     rollout = tf.nest.map_structure(tf.constant, rollout)
-    logs = tf.function(agent.train_step, autograph=False)(rollout)
+    train_step = agent.train_step if eagerly else tf.function(agent.train_step, autograph=False)
+    logs = train_step(rollout)
     return {name: float(value) for name, value in logs.items()}
 
 

@@ -9,6 +9,7 @@ import tensorflow_probability as tfp
 from stepping import make_rollout, step, weights
 
 import keras_pg
+from keras_pg.agents.ppo import Batch
 from keras_pg.returns import gae
 from keras_pg.rollouts.minibatches import Minibatches
 
@@ -64,10 +65,10 @@ def test_ratio_is_one_before_the_first_gradient_step(action_space, squash):
     ratios = []
 
     class Recording(keras_pg.PPO):
-        def surrogate_loss(self, observations, actions, old_log_probs, *rest):
-            log_probs = policy.log_prob(self.actor(observations), actions)
-            ratios.append(tf.exp(log_probs - old_log_probs).numpy())
-            return super().surrogate_loss(observations, actions, old_log_probs, *rest)
+        def surrogate_loss(self, batch):
+            log_probs = policy.log_prob(self.actor(batch.observations), batch.actions)
+            ratios.append(tf.exp(log_probs - batch.old_log_probs).numpy())
+            return super().surrogate_loss(batch)
 
     policy = agent.actor.action_distribution
     agent.__class__ = Recording
@@ -354,8 +355,8 @@ def test_the_step_that_breaks_target_kl_is_not_applied():
     history = []
 
     class Recording(keras_pg.PPO):
-        def surrogate_loss(self, *batch):
-            rows = super().surrogate_loss(*batch)
+        def surrogate_loss(self, batch):
+            rows = super().surrogate_loss(batch)
             history.append(float(tf.reduce_mean(rows["approx_kl"])))
             return rows
 
@@ -391,15 +392,18 @@ def test_reward_scaling_leaves_the_rollout_raw():
 def test_gradients_reach_only_their_own_network():
     agent = make_agent()
     rollout = make_rollout(agent)
-    batch = [rollout.observations.reshape(-1, 3), rollout.actions.reshape(-1)]
-    old = agent.actor.action_distribution.log_prob(agent.actor(batch[0]), batch[1])
+    observations, actions = rollout.observations.reshape(-1, 3), rollout.actions.reshape(-1)
+    parameters = agent.actor(observations)
+    old = agent.actor.action_distribution.log_prob(parameters, actions)
     values, returns, advantage = (
         tf.zeros(32),
         tf.ones(32),
         tf.random.stateless_normal((32,), (0, 1)),
     )
     with tf.GradientTape(persistent=True) as tape:
-        rows = agent.surrogate_loss(*batch, old, values, returns, advantage)
+        rows = agent.surrogate_loss(
+            Batch(observations, actions, parameters, old, values, returns, advantage)
+        )
     actor, critic = agent.actor.trainable_variables, agent.critic.trainable_variables
     assert all(g is None for g in tape.gradient(rows["policy_loss"], critic))
     assert all(g is None for g in tape.gradient(rows["value_loss"], actor))

@@ -325,9 +325,9 @@ class Agent(keras.Model):
         Args:
             env: an environment id, a `gymnasium.Env`, a factory, or a `gymnasium.vector.VectorEnv`.
             total_timesteps: environment steps to train for, rounded up to whole epochs. Unless
-                `steps_per_epoch` is given, 10 to 30 epochs, the number that rounds least. Agents that
-                play whole episodes stop after the iteration that reaches it; their epochs have 5
-                iterations unless `steps_per_epoch` is given, and their number is only a bound.
+                `steps_per_epoch` is given, 10 to 30 epochs, the number that rounds least. Agents
+                that play whole episodes stop after the iteration that reaches it; their epochs have
+                5 iterations by default, and the number of epochs shown is only a bound.
             num_envs: copies of an id or factory to step side by side; default 8.
             num_steps: T, steps of each environment in a rollout.
             vectorization: "sync" or "async" (one process an environment).

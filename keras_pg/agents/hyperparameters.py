@@ -15,10 +15,11 @@ class Hyperparameter:
 
     Args:
         low, low_open: the least number it may be, and whether it must be above that.
+        optional: it may be None when the agent is made, and then stays None.
     """
 
-    def __init__(self, low=0.0, *, low_open=False):
-        self.low, self.low_open = low, low_open
+    def __init__(self, low=0.0, *, low_open=False, optional=False):
+        self.low, self.low_open, self.optional = low, low_open, optional
 
     def __set_name__(self, owner, name):
         self.name, self.slot = name, f"_{name}_value"
@@ -29,10 +30,14 @@ class Hyperparameter:
         value = getattr(agent, self.slot)
         if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
             return value(agent.optimizer.iterations)
-        return value.value
+        return None if value is None else value.value
 
     def __set__(self, agent, value):
         current = getattr(agent, self.slot, None)
+        if self.optional and not hasattr(agent, self.slot) and value is None:
+            return setattr(agent, self.slot, None)
+        if self.optional and hasattr(agent, self.slot) and current is None:
+            raise ValueError(f"{self.name} was None when the agent was made, and stays None.")
         scheduled = isinstance(value, keras.optimizers.schedules.LearningRateSchedule)
         if not scheduled:
             value = check_range(self.name, value, self.low, low_open=self.low_open)
@@ -54,7 +59,7 @@ class Hyperparameter:
     def config(self, agent):
         """The schedule, or the current number."""
         value = getattr(agent, self.slot)
-        if not isinstance(value, keras.Variable):
+        if not isinstance(value, keras.Variable):  # None is one of them
             return value
         return float(str(value.numpy()))  # 0.2 rather than the float64 nearest to float32's 0.2
 

@@ -1,4 +1,4 @@
-"""Proximal policy optimization (PPO), the clipped surrogate.
+"""Proximal policy optimization (PPO): the clipped surrogate, the KL penalty, or both.
 
 Paper: Schulman et al., 2017, "Proximal Policy Optimization Algorithms", arXiv:1707.06347.
 
@@ -10,9 +10,13 @@ One iteration, as `PPO.train_step` carries it out on a rollout of T steps of N e
 
            E[ min(r Â, clip(r, 1-ε, 1+ε) Â) ] - c_v E[(V - R)²] + c_e E[H(π)],    r = π / π_old
 
-       (eq. 7 and 9), and stop once the policy has moved too far: k3 > 1.5 · target_kl.
-    4. Merge the rollout into the running statistics of observations and rewards.
+       (eq. 7 and 9), and stop once the policy has moved too far: k3 > 1.5 · target_kl. A penalty of
+       β KL(π_old ‖ π) may be taken off, beside the clipping or in its place (eq. 8).
+    4. Adapt β: halve it where KL(π_old ‖ π) < d / 1.5, double it where KL > 1.5 d (section 4).
+    5. Merge the rollout into the running statistics of observations and rewards.
 """
+
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -22,6 +26,18 @@ from keras_pg.agents.agent import Agent
 from keras_pg.agents.hyperparameters import Hyperparameter, check_count, check_flag, check_range
 from keras_pg.returns import normalize
 from keras_pg.rollouts.minibatches import Minibatches, flatten_time
+
+
+class Batch(NamedTuple):
+    """Rows of a rollout with what the policy and the critic that collected it say of them."""
+
+    observations: Any  # [B, ...]
+    actions: Any  # [B, ...] raw
+    old_parameters: Any  # float [B, P] of the distribution π_old(·|s)
+    old_log_probs: Any  # float [B] log π_old(a|s)
+    old_values: Any  # float [B] V(s), or Q(s, a)
+    returns: Any  # float [B] the value targets R
+    advantages: Any  # float [B] Â
 
 
 @keras.saving.register_keras_serializable("keras_pg")
@@ -36,7 +52,9 @@ class PPO(Agent):
         actor: None for two tanh layers of 64, any Keras model as the encoder, or an `Actor`.
         critic: the same for V(s), or a `Critic`.
         gamma, advantage, gae_lambda, discount_weighting: see `Agent`.
-        clip_ratio: ε, a number or a schedule over gradient steps.
+        clip_ratio: ε, a number or a schedule over gradient steps; None for no clipping.
+        kl_penalty: β, a number or a schedule, of a penalty on KL(π_old ‖ π).
+        kl_penalty_target: d, in nats; β, a number above 0, is then adapted after each iteration.
         value_clip: keep V within this distance of its old value; None for no bound.
         entropy_coef: c_e, a number or a schedule.
         value_coef: c_v, a number or a schedule.
@@ -65,7 +83,8 @@ class PPO(Agent):
     Reference: Schulman et al., 2017, arXiv:1707.06347.
     """
 
-    clip_ratio = Hyperparameter(low_open=True)
+    clip_ratio = Hyperparameter(low_open=True, optional=True)
+    kl_penalty = Hyperparameter()
     entropy_coef = Hyperparameter()
     value_coef = Hyperparameter()
     default_num_steps = 256
@@ -90,6 +109,8 @@ class PPO(Agent):
         gae_lambda=0.95,
         discount_weighting=False,
         clip_ratio=0.2,
+        kl_penalty=0.0,
+        kl_penalty_target=None,
         value_clip=None,
         entropy_coef=0.0,
         value_coef=0.5,
@@ -117,6 +138,12 @@ class PPO(Agent):
             name=name,
         )
         self.clip_ratio = clip_ratio
+        self.penalizes_kl = kl_penalty != 0.0 or kl_penalty_target is not None
+        self.kl_penalty = kl_penalty
+        self.kl_penalty_target = kl_penalty_target
+        if kl_penalty_target is not None:
+            check_range("kl_penalty_target", kl_penalty_target, 0.0, low_open=True)
+            check_range("kl_penalty, where it is adapted,", kl_penalty, 0.0, low_open=True)
         self.entropy_coef = entropy_coef
         self.value_coef = value_coef
         self.update_epochs = check_count("update_epochs", update_epochs)
@@ -134,8 +161,8 @@ class PPO(Agent):
         # 1. The policy that collected, and its values. Computed here and not while collecting, by
         # the function that the loss uses, so that r = 1 holds exactly before the first step.
         steps = flatten_time(rollout)
-        policy = self.actor.action_distribution
-        old_log_probs = policy.log_prob(self.actor(steps.observations), steps.actions)
+        old_parameters = self.actor(steps.observations)
+        old_log_probs = self.actor.action_distribution.log_prob(old_parameters, steps.actions)
         evaluated = self.criticize(rollout)
 
         # 2. Advantages and value targets.
@@ -155,12 +182,16 @@ class PPO(Agent):
         if self.normalize_advantages:
             psi = normalize(psi, valid)
         weights = losses.mean_weights(valid)
-        batch = (steps.observations, steps.actions, old_log_probs, values, returns)
+        batch = (steps.observations, steps.actions, old_parameters, old_log_probs, values, returns)
         metrics = self._ascend(
             minibatches.count, lambda i: minibatches(i, batch, split=(psi, weights))
         )
 
-        # 4. Running statistics, frozen until here.
+        # 4. The penalty's coefficient.
+        if self.kl_penalty_target is not None:
+            self._adapt_penalty(steps, old_parameters)
+
+        # 5. Running statistics, frozen until here.
         self.learn_statistics(rollout, evaluated)
         metrics["explained_variance"] = losses.explained_variance(values, returns, steps.valid)
         return self.log(rollout, metrics)
@@ -171,9 +202,9 @@ class PPO(Agent):
         names = self.tracked[: self.tracked.index("explained_variance")]
 
         def gradient_step(i, stop, n_updates, sums):
-            *batch, weights = minibatch(i)
+            *fields, weights = minibatch(i)
             with tf.GradientTape() as tape:
-                rows = self.surrogate_loss(*batch)
+                rows = self.surrogate_loss(Batch(*fields))
                 loss = losses.weighted_mean(rows["loss"], weights)
             gradients = tape.gradient(loss, variables)
             means = losses.weighted_mean(tf.stack([rows[name] for name in names]), weights)
@@ -192,33 +223,61 @@ class PPO(Agent):
         means = sums / n_updates  # NaN if no step could be taken, as Keras's callbacks expect
         return {**dict(zip(names, tf.unstack(means))), "n_updates": n_updates}
 
-    def surrogate_loss(self, observations, actions, old_log_probs, old_values, returns, advantage):
+    def surrogate_loss(self, batch):
         """The negated objective of eq. 9 and its metrics, for each row of a minibatch."""
         policy = self.actor.action_distribution
-        parameters = self.actor(observations)
+        parameters = self.actor(batch.observations)
         ratio, log_ratio = losses.probability_ratio(
-            policy.log_prob(parameters, actions), old_log_probs
+            policy.log_prob(parameters, batch.actions), batch.old_log_probs
         )
-        policy_loss = losses.clipped_surrogate(ratio, advantage, self.clip_ratio)
-        values = self.predictions(observations, actions)
+        policy_loss = self.policy_loss(batch, parameters, ratio)
+        values = self.predictions(batch.observations, batch.actions)
         if self.value_clip is None:
-            value_loss = losses.squared_error(values, returns)
+            value_loss = losses.squared_error(values, batch.returns)
         else:
-            value_loss = losses.clipped_squared_error(values, old_values, returns, self.value_clip)
+            value_loss = losses.clipped_squared_error(
+                values, batch.old_values, batch.returns, self.value_clip
+            )
         entropy = policy.entropy(parameters)
+        bound = float("inf") if self.clip_ratio is None else self.clip_ratio
         return {
             "loss": policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy,
             "policy_loss": policy_loss,
             "value_loss": value_loss,
             "entropy": entropy,
             "approx_kl": losses.kl_k3(log_ratio),
-            "clip_fraction": tf.cast(tf.abs(ratio - 1.0) > self.clip_ratio, tf.float32),
+            "clip_fraction": tf.cast(tf.abs(ratio - 1.0) > bound, tf.float32),
         }
+
+    def policy_loss(self, batch, parameters, ratio):
+        """The negated surrogate of eq. 7, or of eq. 8, or both in one, for each row."""
+        if self.clip_ratio is None:
+            loss = losses.surrogate(ratio, batch.advantages)
+        else:
+            loss = losses.clipped_surrogate(ratio, batch.advantages, self.clip_ratio)
+        if self.penalizes_kl:
+            kl = self.actor.action_distribution.kl_divergence(
+                p=tf.stop_gradient(batch.old_parameters), q=parameters
+            )
+            loss += self.kl_penalty * kl
+        return loss
+
+    def _adapt_penalty(self, steps, old_parameters):
+        """Moves β by a factor of 2 towards the penalty whose KL is the target."""
+        kl = self.actor.action_distribution.kl_divergence(
+            p=old_parameters, q=self.actor(steps.observations)
+        )
+        kl = losses.masked_mean(kl, steps.valid)
+        factor = tf.where(kl > 1.5 * self.kl_penalty_target, 2.0, 1.0)
+        factor = tf.where(kl < self.kl_penalty_target / 1.5, 0.5, factor)
+        self.kl_penalty.assign(self.kl_penalty * factor)
 
     def get_config(self):
         return {
             **super().get_config(),
             "clip_ratio": PPO.clip_ratio.config(self),
+            "kl_penalty": PPO.kl_penalty.config(self),
+            "kl_penalty_target": self.kl_penalty_target,
             "value_clip": self.value_clip,
             "entropy_coef": PPO.entropy_coef.config(self),
             "value_coef": PPO.value_coef.config(self),
