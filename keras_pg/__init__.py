@@ -21,12 +21,13 @@ if _backend != "tensorflow":
 
 from keras_pg import advantages, callbacks
 from keras_pg._version import __version__
-from keras_pg.agents import A2C, MDPO, NPG, PPO, REINFORCE, TRPO, Agent
+from keras_pg.agents import A2C, GRPO, MDPO, NPG, PPO, REINFORCE, TRPO, Agent
 from keras_pg.networks import ActionCritic, Actor, Critic, mlp
 from keras_pg.rollouts.rollout import Rollout
 
 __all__ = [
     "A2C",
+    "GRPO",
     "MDPO",
     "NPG",
     "PPO",

@@ -125,6 +125,41 @@ def total_return(rewards, next_values, terminated, truncated, *, gamma, valid=No
     return first_of_episode(returns, terminated, truncated)
 
 
+def group_advantages(returns, group_size, scale="group"):
+    """How much better an episode went than the others of its group, which began alike.
+
+        Â_i = (R_i - mean(R_group)) / (σ + 1e-4)
+
+    Args:
+        returns: float [N], of N episodes; a group is `group_size` in a row.
+        group_size: G ≥ 2; it divides N.
+        scale: what σ is: the "group"'s own standard deviation (with G - 1 in the denominator), that
+            of the returns of the whole "batch", or None to divide by nothing.
+
+    Returns:
+        float [N]; exactly 0 for the episodes of a group whose returns are all equal.
+
+    References: Shao et al., 2024, arXiv:2402.03300, section 4.1.2; Liu et al., 2025,
+    arXiv:2503.20783, section 3.2 (why to divide by nothing).
+
+    >>> import tensorflow as tf
+    >>> group_advantages(tf.constant([1.0, 3.0, 5.0, 5.0]), 2, scale=None)
+    <tf.Tensor: shape=(4,), dtype=float32, numpy=array([-1.,  1.,  0.,  0.], dtype=float32)>
+    """
+    groups = tf.reshape(returns, (-1, group_size))
+    centred = groups - tf.reduce_mean(groups, axis=-1, keepdims=True)
+    # Rounding in the mean would leave equal returns a little apart from it.
+    centred = tf.where(varies(groups, tf.ones_like(groups, tf.bool)), centred, 0.0)
+    if scale == "group":
+        squares = tf.reduce_sum(tf.square(centred), axis=-1, keepdims=True)
+        centred /= tf.sqrt(squares / (group_size - 1)) + 1e-4
+    elif scale == "batch":
+        deviations = returns - tf.reduce_mean(returns)
+        squares = tf.reduce_sum(tf.square(deviations))
+        centred /= tf.sqrt(squares / (returns.shape[0] - 1)) + 1e-4
+    return tf.stop_gradient(tf.reshape(centred, [-1]))
+
+
 def first_of_episode(x, terminated, truncated):
     """For each step, `x` [T, N] at the first step of the same episode within the rollout."""
     done = tf.logical_or(terminated, truncated)

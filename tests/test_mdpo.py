@@ -54,6 +54,7 @@ def two_armed(algorithm, logits, **settings):
     batch = Batch(
         *(observations, actions, parameters),
         agent.actor.action_distribution.log_prob(parameters, actions),
+        parameters,
         tf.zeros(1000),
         tf.zeros(1000),
         tf.constant(advantages, tf.float32),
@@ -127,7 +128,10 @@ def test_the_loss_has_the_kl_in_the_order_and_with_the_factor_it_claims(algorith
     old_log_probs = policy.log_prob(parameters, actions)
     advantages = tf.constant(rollout.rewards.reshape(-1))
     rows = agent.surrogate_loss(
-        Batch(observations, actions, parameters, old_log_probs, *[tf.zeros(32)] * 2, advantages)
+        Batch(
+            *(observations, actions, parameters, old_log_probs, parameters),
+            *(tf.zeros(32), tf.zeros(32), advantages),
+        )
     )
     ratio = tf.exp(policy.log_prob(new, actions) - old_log_probs)
     p, q = policy.distribution(parameters), policy.distribution(new)

@@ -20,17 +20,23 @@ LAYERS = [
     {"cli"},
     {"__init__"},
     {"agents.__init__"},
-    {"agents.ppo"},
+    {"agents.grpo", "agents.mdpo", "agents.reinforce", "agents.trpo"},
+    {"agents.a2c", "agents.npg", "agents.ppo"},
+    {"agents.reference"},
     {"agents.agent"},
     {"saved_model", "callbacks"},
     {"rollouts.__init__", "rollouts.evaluation", "rollouts.dataset", "rollouts.minibatches"},
     {"rollouts.acting", "rollouts.vector_env"},
     {"networks", "rollouts.rollout"},
-    {"advantages", "distributions", "normalization"},
-    {"losses"},
+    {"advantages", "distributions"},
+    {"returns", "normalization"},
+    {"losses", "randomness", "trust_region"},
     {"spaces", "_version", "agents.hyperparameters"},
 ]
-MATHS = {"advantages", "losses", "distributions", "normalization"}
+MATHS = {
+    *("advantages", "distributions", "losses", "normalization"),
+    *("randomness", "returns", "trust_region"),
+}
 
 
 def modules():

@@ -402,7 +402,10 @@ def test_gradients_reach_only_their_own_network():
     )
     with tf.GradientTape(persistent=True) as tape:
         rows = agent.surrogate_loss(
-            Batch(observations, actions, parameters, old, values, returns, advantage)
+            Batch(
+                *(observations, actions, parameters, old, parameters),
+                *(values, returns, advantage),
+            )
         )
     actor, critic = agent.actor.trainable_variables, agent.critic.trainable_variables
     assert all(g is None for g in tape.gradient(rows["policy_loss"], critic))

@@ -78,6 +78,8 @@ class Agent(keras.Model):
 
     # Rollouts are of one whole episode in each environment, of at most `num_steps` steps.
     whole_episodes = False
+    # Each so many environments in a row start their episodes alike.
+    group_size = 1
     # Gradient steps split a rollout into this many parts; it must divide num_steps · num_envs.
     num_minibatches = 1
     default_num_steps = 128
@@ -97,8 +99,10 @@ class Agent(keras.Model):
         squash_actions,
         seed,
         name=None,
+        more_tracked=(),
     ):
         super().__init__(name=name)
+        self.tracked = (*type(self).tracked, *more_tracked)
         self.gamma = check_range("gamma", gamma, 0.0, 1.0)
         self.advantage = advantages.get(advantage)
         # Where Keras finds them, to be saved with the agent.
@@ -177,6 +181,9 @@ class Agent(keras.Model):
                 seed=self.seed + 1,
                 name="critic",
             )
+        if getattr(self, "reference", None) is not None:
+            built = self.reference.observation_space, self.reference.action_space
+            spaces.check_same_spaces(built, (observation_space, action_space))
         self.actor, self.critic = actor, critic
         if self.compiled:
             self._build_optimizers()
@@ -361,6 +368,10 @@ class Agent(keras.Model):
         with contextlib.ExitStack() as cleanup:
             cleanup.enter_context(_closing(env, ours))
             batch_size = num_steps * env.num_envs
+            if env.num_envs % self.group_size:
+                raise ValueError(
+                    f"num_envs={env.num_envs} is no multiple of group_size={self.group_size}."
+                )
             if batch_size % self.num_minibatches:
                 raise ValueError(
                     f"num_steps={num_steps} · num_envs={env.num_envs} = {batch_size} steps cannot "
@@ -430,7 +441,7 @@ class Agent(keras.Model):
         return {
             name: value
             for name, value in self.get_config().items()
-            if name not in ("actor", "critic", "advantage")
+            if name not in ("actor", "critic", "advantage", "reference")
             and not isinstance(getattr(type(self), name, None), Hyperparameter)
         }
 
@@ -449,7 +460,7 @@ class Agent(keras.Model):
                 # Here and not earlier: a callback may have restored weights since `fit` began.
                 iteration = int(self.iteration.numpy())
             if first or self.whole_episodes:
-                collector.reset(_environment_seed(self.seed, iteration))
+                collector.reset(_environment_seed(self.seed, iteration), self.group_size)
             rng = np.random.default_rng([self.seed, iteration])
             iteration += 1
             return collector.collect(rng)

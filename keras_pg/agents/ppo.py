@@ -24,6 +24,7 @@ import tensorflow as tf
 from keras_pg import losses
 from keras_pg.agents.agent import Agent
 from keras_pg.agents.hyperparameters import Hyperparameter, check_count, check_flag, check_range
+from keras_pg.agents.reference import ESTIMATORS, frozen_actor, kl_to_reference
 from keras_pg.returns import normalize
 from keras_pg.rollouts.minibatches import Minibatches, flatten_time
 
@@ -35,6 +36,7 @@ class Batch(NamedTuple):
     actions: Any  # [B, ...] raw
     old_parameters: Any  # float [B, P] of the distribution π_old(·|s)
     old_log_probs: Any  # float [B] log π_old(a|s)
+    reference_parameters: Any  # float [B, P] of π_ref(·|s), zeros without one
     old_values: Any  # float [B] V(s), or Q(s, a)
     returns: Any  # float [B] the value targets R
     advantages: Any  # float [B] Â
@@ -55,6 +57,14 @@ class PPO(Agent):
         clip_ratio: ε, a number or a schedule over gradient steps; None for no clipping.
         kl_penalty: β, a number or a schedule, of a penalty on KL(π_old ‖ π).
         kl_penalty_target: d, in nats; β, a number above 0, is then adapted after each iteration.
+        reference: a policy π_ref to stay near: an agent, an `Actor`, or the path of a saved agent.
+            A copy of it is made, which does not learn.
+        kl_coef: of KL(π ‖ π_ref), a number or a schedule.
+        kl_estimator: "exact", or an estimate from the actions of the rollout, "k1", "k2" or "k3".
+        kl_in: "loss": in the gradient, where "exact" and "k2" have that of KL(π ‖ π_ref), "k3" that
+            of KL(π_ref ‖ π), and "k1" none; or "reward": taken off each reward, where "k1" gives
+            the gradient of KL(π ‖ π_ref), later states included. (The others lack the derivative
+            of the estimate itself there, and hardly pull once the policy is near.)
         value_clip: keep V within this distance of its old value; None for no bound.
         entropy_coef: c_e, a number or a schedule.
         value_coef: c_v, a number or a schedule.
@@ -68,7 +78,7 @@ class PPO(Agent):
     Metrics, each a mean over the epoch: `loss` and its parts `policy_loss`, `value_loss` and
     `entropy`;
     `approx_kl` (k3), `clip_fraction`, `explained_variance` of the values before the update,
-    `n_updates` gradient steps applied.
+    `n_updates` gradient steps applied. With a reference `kl_reference`, the exact KL(π ‖ π_ref).
 
     Raises:
         ValueError: a hyperparameter is out of range.
@@ -85,19 +95,13 @@ class PPO(Agent):
 
     clip_ratio = Hyperparameter(low_open=True, optional=True)
     kl_penalty = Hyperparameter()
+    kl_coef = Hyperparameter()
     entropy_coef = Hyperparameter()
     value_coef = Hyperparameter()
     default_num_steps = 256
-    tracked = (
-        "loss",
-        "policy_loss",
-        "value_loss",
-        "entropy",
-        "approx_kl",
-        "clip_fraction",
-        "explained_variance",
-        "n_updates",
-    )
+    clip_ratio_high = None
+    row_metrics = ("loss", "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
+    tracked = (*row_metrics, "explained_variance", "n_updates")
 
     def __init__(
         self,
@@ -111,6 +115,10 @@ class PPO(Agent):
         clip_ratio=0.2,
         kl_penalty=0.0,
         kl_penalty_target=None,
+        reference=None,
+        kl_coef=0.0,
+        kl_estimator="k3",
+        kl_in="loss",
         value_clip=None,
         entropy_coef=0.0,
         value_coef=0.5,
@@ -136,7 +144,22 @@ class PPO(Agent):
             squash_actions=squash_actions,
             seed=seed,
             name=name,
+            more_tracked=() if reference is None else ("kl_reference",),
         )
+        self.reference = None if reference is None else frozen_actor(reference)
+        self.kl_coef = kl_coef
+        if kl_estimator not in ("exact", *ESTIMATORS) or kl_in not in ("loss", "reward"):
+            raise ValueError(
+                'kl_estimator must be "exact", "k1", "k2" or "k3", and kl_in "loss" or "reward", '
+                f"received {kl_estimator!r} and {kl_in!r}."
+            )
+        if reference is None and kl_coef != 0.0:
+            raise ValueError(f"kl_coef={kl_coef!r}, but there is no reference.")
+        if reference is not None and (kl_estimator, kl_in) == ("k1", "loss"):
+            raise ValueError(
+                '"k1" in the loss has a gradient of zero in the mean: use kl_in="reward".'
+            )
+        self.kl_estimator, self.kl_in = kl_estimator, kl_in
         self.clip_ratio = clip_ratio
         self.penalizes_kl = kl_penalty != 0.0 or kl_penalty_target is not None
         self.kl_penalty = kl_penalty
@@ -161,8 +184,8 @@ class PPO(Agent):
         # 1. The policy that collected, and its values. Computed here and not while collecting, by
         # the function that the loss uses, so that r = 1 holds exactly before the first step.
         steps = flatten_time(rollout)
-        old_parameters = self.actor(steps.observations)
-        old_log_probs = self.actor.action_distribution.log_prob(old_parameters, steps.actions)
+        old_policy = self.old_policy(steps)
+        rollout = self.penalize_rewards(rollout, steps, *old_policy)
         evaluated = self.criticize(rollout)
 
         # 2. Advantages and value targets.
@@ -182,24 +205,49 @@ class PPO(Agent):
         if self.normalize_advantages:
             psi = normalize(psi, valid)
         weights = losses.mean_weights(valid)
-        batch = (steps.observations, steps.actions, old_parameters, old_log_probs, values, returns)
+        batch = (steps.observations, steps.actions, *old_policy, values, returns)
         metrics = self._ascend(
             minibatches.count, lambda i: minibatches(i, batch, split=(psi, weights))
         )
 
         # 4. The penalty's coefficient.
         if self.kl_penalty_target is not None:
-            self._adapt_penalty(steps, old_parameters)
+            self._adapt_penalty(steps, old_policy[0])
 
         # 5. Running statistics, frozen until here.
         self.learn_statistics(rollout, evaluated)
         metrics["explained_variance"] = losses.explained_variance(values, returns, steps.valid)
         return self.log(rollout, metrics)
 
+    def old_policy(self, steps):
+        """(parameters of π_old, log π_old(a|s), parameters of π_ref) for each row."""
+        parameters = self.actor(steps.observations)
+        log_probs = self.actor.action_distribution.log_prob(parameters, steps.actions)
+        if self.reference is None:
+            return parameters, log_probs, tf.zeros_like(parameters)
+        return parameters, log_probs, self.reference(steps.observations)
+
+    def penalize_rewards(self, rollout, steps, parameters, log_probs, reference_parameters):
+        """The rollout with the KL to the reference taken off its rewards, if that is wanted."""
+        if self.reference is None or self.kl_in != "reward":
+            return rollout
+        kl = kl_to_reference(
+            self.actor.action_distribution,
+            self.kl_estimator,
+            parameters,
+            log_probs,
+            reference_parameters,
+            steps.actions,
+        )
+        penalty = self.kl_coef * tf.reshape(kl, rollout.rewards.shape)
+        return rollout._replace(rewards=rollout.rewards - penalty)
+
     def _ascend(self, count, minibatch):
         """Up to `count` gradient steps; returns the means of their metrics."""
         variables = self.optimized_variables()
-        names = self.tracked[: self.tracked.index("explained_variance")]
+        names = self.row_metrics
+        if self.reference is not None:
+            names = (*names, "kl_reference")
 
         def gradient_step(i, stop, n_updates, sums):
             *fields, weights = minibatch(i)
@@ -227,9 +275,8 @@ class PPO(Agent):
         """The negated objective of eq. 9 and its metrics, for each row of a minibatch."""
         policy = self.actor.action_distribution
         parameters = self.actor(batch.observations)
-        ratio, log_ratio = losses.probability_ratio(
-            policy.log_prob(parameters, batch.actions), batch.old_log_probs
-        )
+        log_probs = policy.log_prob(parameters, batch.actions)
+        ratio, log_ratio = losses.probability_ratio(log_probs, batch.old_log_probs)
         policy_loss = self.policy_loss(batch, parameters, ratio)
         values = self.predictions(batch.observations, batch.actions)
         if self.value_clip is None:
@@ -239,15 +286,30 @@ class PPO(Agent):
                 values, batch.old_values, batch.returns, self.value_clip
             )
         entropy = policy.entropy(parameters)
-        bound = float("inf") if self.clip_ratio is None else self.clip_ratio
-        return {
+        clip = float("inf") if self.clip_ratio is None else self.clip_ratio
+        high = clip if self.clip_ratio_high is None else self.clip_ratio_high
+        rows = {
             "loss": policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy,
             "policy_loss": policy_loss,
             "value_loss": value_loss,
             "entropy": entropy,
             "approx_kl": losses.kl_k3(log_ratio),
-            "clip_fraction": tf.cast(tf.abs(ratio - 1.0) > bound, tf.float32),
+            "clip_fraction": tf.cast((ratio < 1.0 - clip) | (ratio > 1.0 + high), tf.float32),
         }
+        if self.reference is not None:
+            rows["kl_reference"] = policy.kl_divergence(
+                p=parameters, q=tf.stop_gradient(batch.reference_parameters)
+            )
+            if self.kl_in == "loss":
+                rows["loss"] += self.kl_coef * kl_to_reference(
+                    policy,
+                    self.kl_estimator,
+                    parameters,
+                    log_probs,
+                    batch.reference_parameters,
+                    batch.actions,
+                )
+        return rows
 
     def policy_loss(self, batch, parameters, ratio):
         """The negated surrogate of eq. 7, or of eq. 8, or both in one, for each row."""
@@ -278,6 +340,10 @@ class PPO(Agent):
             "clip_ratio": PPO.clip_ratio.config(self),
             "kl_penalty": PPO.kl_penalty.config(self),
             "kl_penalty_target": self.kl_penalty_target,
+            "reference": self.reference,
+            "kl_coef": PPO.kl_coef.config(self),
+            "kl_estimator": self.kl_estimator,
+            "kl_in": self.kl_in,
             "value_clip": self.value_clip,
             "entropy_coef": PPO.entropy_coef.config(self),
             "value_coef": PPO.value_coef.config(self),

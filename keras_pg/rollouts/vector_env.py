@@ -92,10 +92,11 @@ class SerialVectorEnv(SyncVectorEnv):
         """Starts new episodes: in all environments, or where `options["reset_mask"]` is True."""
         options = dict(options or {})
         mask = options.pop("reset_mask", np.ones(self.num_envs, bool))
+        seeds = seed
+        if seed is None or isinstance(seed, int):
+            seeds = [None if seed is None else seed + i for i in range(self.num_envs)]
         for i in np.flatnonzero(mask):
-            self._latest[i], _ = self.envs[i].reset(
-                seed=None if seed is None else seed + int(i), options=options or None
-            )
+            self._latest[i], _ = self.envs[i].reset(seed=seeds[i], options=options or None)
         return self._observations_of_all(), {}
 
     def step(self, actions):
@@ -170,11 +171,19 @@ class VectorEnvCollector:
             discounted_returns=number,
         )
 
-    def reset(self, seed):
-        """Starts new episodes; environment i is seeded with `seed + i`."""
+    def reset(self, seed, group_size=1):
+        """Starts new episodes; environment i is seeded with `seed + i // group_size`."""
         n = self.env.num_envs
         # One integer: some vector environments take no list, and to Gymnasium's it means the same.
-        self._observations, _ = self.env.reset(seed=int(seed))
+        seeds = int(seed)
+        if group_size > 1:
+            if not isinstance(self.env.unwrapped, SyncVectorEnv | AsyncVectorEnv):
+                raise ValueError(
+                    f"Groups of {group_size} need environments that are seeded one by one: an id, "
+                    f"a factory, a SyncVectorEnv or an AsyncVectorEnv, not {self.env}."
+                )
+            seeds = [int(seed) + i // group_size for i in range(n)]
+        self._observations, _ = self.env.reset(seed=seeds)
         self._just_ended = np.zeros(n, bool)
         self._finished = np.zeros(n, bool)
         self._timesteps = np.zeros(n, np.int32)
