@@ -20,7 +20,11 @@ every_distribution = pytest.mark.parametrize("space, squash", KINDS)
 
 
 def built(algorithm, space="discrete", squash=False, **settings):
-    settings = {"seed": 0, "normalize_observations": False, "num_minibatches": 4, **settings}
+    settings = {
+        **{"seed": 0, "normalize_observations": False},
+        **{"num_minibatches": 4, "critic_epochs": 2},
+        **settings,
+    }
     agent = algorithm(keras_pg.mlp((8,), seed=1), squash_actions=squash, **settings)
     agent.build(OBSERVATIONS, SPACES[space])
     agent.compile(jit_compile=False)
@@ -41,13 +45,13 @@ def kl_between(agent, before, after, rollout):
 
 
 @every_distribution
-@pytest.mark.parametrize("max_kl", [0.001, 0.01])
+@pytest.mark.parametrize("max_kl", [0.0005, 0.005])
 @pytest.mark.parametrize("algorithm", [keras_pg.NPG, keras_pg.TRPO])
 def test_the_kl_of_a_step_is_what_is_reported_and_about_max_kl(algorithm, max_kl, space, squash):
     agent = built(algorithm, space, squash, max_kl=max_kl, cg_damping=1e-3)
     rollout = make_rollout(agent, T=64, invalid=[(0, 1), (9, 3)])
     before = agent.actor.get_weights()
-    logs = step(agent, rollout)
+    logs = step(agent, rollout, eagerly=True)
     after = agent.actor.get_weights()
     kl = kl_between(agent, before, after, rollout)
     np.testing.assert_allclose(logs["kl"], kl, rtol=1e-3, atol=1e-7)
@@ -68,8 +72,8 @@ def test_a_line_search_that_takes_its_first_step_is_npg(space, squash, monkeypat
             variables, step, lambda: tf.constant(True), *rest
         ),
     )
-    logs = step(trpo, rollout)
-    step(npg, rollout)
+    logs = step(trpo, rollout, eagerly=True)
+    step(npg, rollout, eagerly=True)
     assert logs["line_search_steps"] == 1
     for one, other in zip(weights(trpo), weights(npg), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
@@ -87,7 +91,7 @@ def test_a_failed_line_search_leaves_the_actor_bit_for_bit(space, squash):
 
     agent = built(Impossible, space, squash)
     before = agent.actor.get_weights()
-    logs = step(agent, make_rollout(agent, T=32))
+    logs = step(agent, make_rollout(agent, T=32), eagerly=True)
     assert logs["line_search_success"] == 0 and logs["line_search_steps"] == 10
     for one, other in zip(before, agent.actor.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -101,7 +105,7 @@ def test_without_a_gradient_nothing_moves(algorithm):
     rollout = make_rollout(agent, T=16)
     for variable in agent.critic.trainable_variables:
         variable.assign(tf.zeros_like(variable))
-    logs = step(agent, rollout._replace(rewards=np.zeros_like(rollout.rewards)))
+    logs = step(agent, rollout._replace(rewards=np.zeros_like(rollout.rewards)), eagerly=True)
     assert logs["kl"] == 0
     for one, other in zip(before, agent.actor.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -115,7 +119,7 @@ def test_the_critic_does_not_move_what_it_shares_with_the_policy():
     head = agent.critic.head.kernel.numpy()
     rollout = make_rollout(agent, T=64)
     agent.compile(keras.optimizers.Adam(0.1), jit_compile=False)
-    step(agent, rollout)
+    step(agent, rollout, eagerly=True)
     for one, other in zip(before, agent.actor.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)
     assert np.abs(agent.critic.head.kernel.numpy() - head).max() > 0.1
@@ -127,8 +131,8 @@ def test_rows_that_are_no_transition_do_not_count():
     rollout = make_rollout(agents[0], T=16, invalid=[(3, 1), (7, 0)])
     garbage = rollout._replace(rewards=np.where(rollout.valid, rollout.rewards, 1e6))
     (
-        step(agents[0], rollout),
-        step(agents[1], garbage._replace(rewards=garbage.rewards.astype("float32"))),
+        step(agents[0], rollout, eagerly=True),
+        step(agents[1], garbage._replace(rewards=garbage.rewards.astype("float32")), eagerly=True),
     )
     for one, other in zip(*map(weights, agents), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -161,9 +165,10 @@ def test_the_fisher_product_is_that_of_scores(fisher, space, squash):
         assert abs(found - quadratic.mean()) < 3 * error
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("space", SPACES)
-@pytest.mark.parametrize("algorithm", [keras_pg.NPG, keras_pg.TRPO])
+@pytest.mark.parametrize("algorithm, space, jit_compile", [
+    (keras_pg.TRPO, "discrete", False), (keras_pg.TRPO, "discrete", True),
+    (keras_pg.TRPO, "gaussian", True), (keras_pg.NPG, "gaussian", True),
+])  # fmt: skip
 def test_eager_graph_and_xla_agree(algorithm, space, jit_compile):
     # Damped, since conjugate gradient multiplies rounding by the condition of its system.
     agents = [built(algorithm, space, cg_damping=1.0) for _ in range(2)]
@@ -178,11 +183,11 @@ def test_eager_graph_and_xla_agree(algorithm, space, jit_compile):
 def test_a_saved_agent_makes_the_same_next_update(algorithm, tmp_path):
     agent = built(algorithm, "gaussian", max_kl=0.02, cg_iters=7, fisher="empirical")
     rollout = make_rollout(agent)
-    step(agent, rollout)
+    step(agent, rollout, eagerly=True)
     agent.save(tmp_path / "agent.keras")
     loaded = keras.models.load_model(tmp_path / "agent.keras")
     assert loaded.get_config()["cg_iters"] == 7
-    step(agent, rollout), step(loaded, rollout)
+    step(agent, rollout, eagerly=True), step(loaded, rollout, eagerly=True)
     for one, other in zip(agent.weights, loaded.weights, strict=True):
         np.testing.assert_array_equal(one, other, err_msg=one.path)
 
