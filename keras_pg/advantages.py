@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from keras_pg.hyperparameters import check_count, check_range
 from keras_pg.normalization import RunningMoments
 from keras_pg.returns import first_of_episode, gae, n_step, reward_to_go, total_return
 
@@ -93,6 +94,10 @@ class Advantage:
     def learn(self, steps):
         """Called after each update, to merge the rollout into `layers`."""
 
+    def fresh(self):
+        """Itself, or with `layers` a copy with statistics that have seen nothing."""
+        return type(self).from_config(self.get_config()) if self.layers else self
+
     def __add__(self, other):
         return Sum([(1.0, self), (1.0, other)])
 
@@ -111,6 +116,10 @@ class Advantage:
     def from_config(cls, config):
         return cls(**config)
 
+    def __repr__(self):
+        settings = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
+        return f"{type(self).__name__}({settings})"
+
 
 @register
 class Sum(Advantage):
@@ -122,11 +131,15 @@ class Sum(Advantage):
     """
 
     def __init__(self, terms):
-        self.terms = [(float(factor), advantage) for factor, advantage in terms]
+        self.terms = []
+        for factor, advantage in terms:
+            inner = advantage.terms if isinstance(advantage, Sum) else [(1.0, advantage)]
+            self.terms += [(float(factor) * other, term) for other, term in inner]
         critics = {advantage.critic for _, advantage in self.terms}
         # A critic of actions has a V(s) as well.
         self.critic = next((kind for kind in ("action", "state") if kind in critics), None)
-        self.layers = [layer for _, advantage in self.terms for layer in advantage.layers]
+        self._distinct = list({id(advantage): advantage for _, advantage in self.terms}.values())
+        self.layers = [layer for advantage in self._distinct for layer in advantage.layers]
 
     def __call__(self, steps):
         return tf.add_n([factor * advantage(steps) for factor, advantage in self.terms])
@@ -135,8 +148,15 @@ class Sum(Advantage):
         return tf.add_n([factor * advantage.discounted(steps) for factor, advantage in self.terms])
 
     def learn(self, steps):
-        for _, advantage in self.terms:
+        for advantage in self._distinct:
             advantage.learn(steps)
+
+    def fresh(self):
+        fresh = {id(advantage): advantage.fresh() for advantage in self._distinct}
+        return Sum([(factor, fresh[id(advantage)]) for factor, advantage in self.terms])
+
+    def __repr__(self):
+        return " + ".join(f"{factor:g} * {advantage!r}" for factor, advantage in self.terms)
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
@@ -161,7 +181,9 @@ class TotalReturn(Advantage):
 
     def discounted(self, steps):
         # Of an episode that began before the rollout, the part within the rollout starts late.
-        first = first_of_episode(self._discounts(steps), steps.terminated, steps.truncated)
+        first = first_of_episode(
+            self._discounts(steps), steps.terminated, steps.truncated, steps.valid
+        )
         return first * self(steps)
 
 
@@ -179,7 +201,8 @@ class ReturnMinusBaseline(Advantage):
 
     Args:
         baseline: "value" for a learned V(s), "mean" for the mean of the returns seen so far,
-            or a function from observations [B, ...] to float [B].
+            or a function from observations [B, ...] to float [B], which does not learn. To be saved
+            with an agent it must be a Keras model, or be registered with Keras.
 
     Reference: Williams, 1992; Greensmith et al., 2004, "Variance reduction techniques", eq. 5.
     """
@@ -192,6 +215,8 @@ class ReturnMinusBaseline(Advantage):
         self.baseline = baseline
         self.critic = "state" if baseline == "value" else None
         self.layers = [RunningMoments(())] if baseline == "mean" else []
+        if isinstance(baseline, keras.layers.Layer):
+            self.layers = [baseline]
 
     def __call__(self, steps):
         if self.baseline == "value":
@@ -204,11 +229,20 @@ class ReturnMinusBaseline(Advantage):
         return returns - tf.reshape(baseline, returns.shape)
 
     def learn(self, steps):
-        for statistics in self.layers:
-            statistics.merge(tf.reshape(steps.returns(), [-1]), tf.reshape(steps.valid, [-1]))
+        if self.baseline == "mean":
+            returns, valid = (tf.reshape(x, [-1]) for x in (steps.returns(), steps.valid))
+            self.layers[0].merge(returns, valid)
 
     def get_config(self):
         return {"baseline": self.baseline}
+
+    @classmethod
+    def from_config(cls, config):
+        # A name stays a name; a function or a model comes as Keras writes it down.
+        baseline = config["baseline"]
+        if isinstance(baseline, dict):
+            baseline = keras.saving.deserialize_keras_object(baseline)
+        return cls(baseline)
 
 
 @register
@@ -232,9 +266,7 @@ class NStep(Advantage):
     critic = "state"
 
     def __init__(self, n):
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"n must be a positive integer, received {n!r}.")
-        self.n = n
+        self.n = check_count("n", n)
 
     def __call__(self, steps):
         return n_step(
@@ -263,9 +295,9 @@ class GAE(Advantage):
     critic = "state"
 
     def __init__(self, gae_lambda=None):
-        if gae_lambda is not None and not 0.0 <= gae_lambda <= 1.0:
-            raise ValueError(f"gae_lambda must be a number in [0, 1], received {gae_lambda!r}.")
         self.gae_lambda = gae_lambda
+        if gae_lambda is not None:
+            self.gae_lambda = check_range("gae_lambda", gae_lambda, 0.0, 1.0)
 
     def __call__(self, steps):
         return steps.gae(steps.gae_lambda if self.gae_lambda is None else self.gae_lambda)

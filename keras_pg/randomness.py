@@ -25,9 +25,9 @@ def bits(seed, shape):
 
 def normal(seed, shape):
     """Standard normal float32 numbers, by the Box-Muller transform of `bits`."""
-    # The centres of 2²⁴ equal parts of (0, 1): float32 holds each, and none is 0 or 1.
-    integers = tf.cast(bits(seed, (2, *shape)) // 256, tf.float32)
-    uniform = (integers + 0.5) / 2**24
+    # The centres of 2²³ equal parts of (0, 1): float32 holds each, and none is 0 or 1.
+    integers = tf.cast(bits(seed, (2, *shape)) // 512, tf.float32)
+    uniform = (integers + 0.5) / 2**23
     radius = tf.sqrt(-2.0 * tf.math.log(uniform[0]))
     return radius * tf.cos(2.0 * np.pi * uniform[1])
 

@@ -122,7 +122,7 @@ def total_return(rewards, next_values, terminated, truncated, *, gamma, valid=No
     Reference: Williams, 1992, "Simple statistical gradient-following algorithms", section 3.
     """
     returns = reward_to_go(rewards, next_values, terminated, truncated, gamma=gamma, valid=valid)
-    return first_of_episode(returns, terminated, truncated)
+    return first_of_episode(returns, terminated, truncated, valid)
 
 
 def group_advantages(returns, group_size, scale="group"):
@@ -160,10 +160,13 @@ def group_advantages(returns, group_size, scale="group"):
     return tf.stop_gradient(tf.reshape(centred, [-1]))
 
 
-def first_of_episode(x, terminated, truncated):
+def first_of_episode(x, terminated, truncated, valid=None):
     """For each step, `x` [T, N] at the first step of the same episode within the rollout."""
-    done = tf.logical_or(terminated, truncated)
-    first = tf.concat([tf.ones_like(done[:1]), done[:-1]], axis=0)
+    over = tf.logical_or(terminated, truncated)
+    if valid is not None:
+        # What follows a row that is no transition is a first step, whatever that row says.
+        over = tf.logical_or(over, tf.logical_not(valid))
+    first = tf.concat([tf.ones_like(over[:1]), over[:-1]], axis=0)
     return tf.scan(
         lambda carried, step: tf.where(step[0], step[1], carried),
         (first, x),
@@ -230,7 +233,7 @@ def normalize(advantages, mask):
 
     centred = tf.where(mask, advantages - mean(advantages), tf.zeros_like(advantages))
     std = tf.sqrt(mean(tf.square(centred)))
-    normalized = tf.where(
-        varies(advantages, mask), centred / (std + 1e-8), tf.zeros_like(advantages)
-    )
+    # Nothing to learn where all are equal; but what is not finite must not pass for equal.
+    usable = varies(advantages, mask) | tf.logical_not(tf.math.is_finite(std))
+    normalized = tf.where(usable, centred / (std + 1e-8), tf.zeros_like(advantages))
     return tf.where(count > 1.0, normalized, advantages)

@@ -44,7 +44,7 @@ def fisher_vector_product(output, variables, metric, vector, damping=0.0):
     with tf.GradientTape() as tape:
         y = output()
     product = tape.gradient(y, variables, tf.stop_gradient(tangents), tf.UnconnectedGradients.ZERO)
-    return _axpy(damping, vector, product)
+    return _axpy(damping, vector, [tf.convert_to_tensor(p) for p in product])
 
 
 def conjugate_gradient(matvec, b, iterations, tolerance=1e-10):

@@ -263,6 +263,97 @@ def test_resumed_reinforce_is_one_that_never_stopped(tmp_path):
             np.testing.assert_array_equal(one, other, err_msg=one.path)
 
 
+class LongOrShort(gymnasium.Env):
+    """Action 0 ends with reward 1; action 1 goes on for ten steps to a reward of 1.5."""
+
+    observation_space = gymnasium.spaces.Discrete(2)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = None
+        return 0, {}
+
+    def step(self, action):
+        if self.left is None:
+            self.left = 9 * int(action)
+            return 1, 1.0 - int(action), action == 0, False, {}
+        self.left -= 1
+        return 1, 1.5 * (self.left == 0), self.left == 0, False, {}
+
+
+def test_long_episodes_count_as_much_as_short_ones():
+    """With one environment, a mean over steps would learn the short episode, which is worse."""
+    agent = keras_pg.REINFORCE(
+        keras.Sequential([keras.layers.Identity()]), advantage="reward_to_go", gamma=1.0, seed=0
+    )
+    env = LongOrShort()
+    agent.build(env.observation_space, env.action_space)
+    kernel, gradients = agent.actor.head.kernel, []
+    agent.compile(keras.optimizers.SGD(1.0), run_eagerly=True)
+    for _ in range(200):
+        kernel.assign(tf.zeros_like(kernel)), agent.actor.head.bias.assign([0.0, 0.0])
+        agent.fit(env, epochs=1, steps_per_epoch=1, num_steps=12, verbose=0)
+        gradients.append(kernel[0, 1] - kernel[0, 0])
+    # π (1 - π) (1.5 - 1), twice, since the two logits move apart.
+    error = np.std(gradients) / np.sqrt(len(gradients))
+    assert abs(np.mean(gradients) - 0.25) < 3 * error and error < 0.1
+
+
+def test_a_running_mean_belongs_to_one_agent():
+    shared = ReturnMinusBaseline("mean")
+    one, other = (built(keras_pg.A2C, advantage=0.5 * shared + 0.5 * shared) for _ in range(2))
+    step(one, make_rollout(one), eagerly=True)
+    assert [float(a.advantage_layers[0].count) for a in (one, other)] == [32.0, 0.0]
+    assert len(one.advantage_layers) == 1
+
+
+@keras.saving.register_keras_serializable("tests")
+def first_number(observations):
+    return observations[:, 0]
+
+
+@pytest.mark.parametrize("baseline", [first_number, "model"])
+def test_a_baseline_of_a_function_or_a_model_is_saved(baseline, tmp_path):
+    if baseline == "model":
+        layers = [keras.layers.Dense(1), keras.layers.Reshape(())]
+        baseline = keras.Sequential([keras.Input((3,)), *layers])
+    agent = built(keras_pg.A2C, advantage=ReturnMinusBaseline(baseline))
+    rollout = make_rollout(agent)
+    agent.save(tmp_path / "agent.keras")
+    loaded = keras.models.load_model(tmp_path / "agent.keras")
+    evaluated = agent.criticize(rollout)
+    np.testing.assert_array_equal(agent.advantage(evaluated), loaded.advantage(evaluated))
+
+
+def test_an_advantage_is_settled_when_the_agent_is_made():
+    with pytest.raises(AttributeError, match="advantage"):
+        keras_pg.A2C().advantage = "td"
+
+
+def test_an_estimator_that_is_not_finite_is_not_taken_for_nothing_to_learn():
+    for algorithm in (keras_pg.A2C, keras_pg.NPG):
+        agent = built(
+            algorithm,
+            advantage=ReturnMinusBaseline(lambda s: tf.fill(s.shape[:1], np.float32("nan"))),
+            normalize_advantages=True,
+        )
+        for k in (1, 2):
+            logs = step(agent, make_rollout(agent), eagerly=True)
+            assert logs["nonfinite_updates"] == k
+
+
+def test_a_state_has_one_value_though_actions_are_sampled():
+    agent = built(keras_pg.A2C, CONTINUOUS, advantage="advantage")
+    rollout = make_rollout(agent)
+    rollout.next_observations[:-1] = rollout.observations[1:]
+    evaluated = agent.criticize(rollout)
+    goes_on = ~(rollout.terminated | rollout.truncated)[:-1]
+    np.testing.assert_array_equal(
+        evaluated.next_values.numpy()[:-1][goes_on], evaluated.values.numpy()[1:][goes_on]
+    )
+
+
 def test_reinforce_follows_the_exact_gradient_on_an_environment():
     """The step of the whole path, environment and all, against the closed form."""
     mdp = chain()
@@ -283,8 +374,7 @@ def test_reinforce_follows_the_exact_gradient_on_an_environment():
     exact, estimates = exact_gradient(mdp, logits), []
     for _ in range(10):
         agent.fit(env, epochs=1, steps_per_epoch=1, num_steps=mdp.steps, verbose=0)
-        # Ascent on the mean over steps, of which each episode has ten.
-        estimates.append((kernel.numpy() - start) * mdp.steps)
+        estimates.append(kernel.numpy() - start)
         kernel.assign(start), bias.assign(tf.zeros_like(bias))
     mean, error = np.mean(estimates, 0), np.std(estimates, 0, ddof=1) / np.sqrt(10)
     assert np.linalg.norm(mean - exact) < 3 * np.linalg.norm(error)

@@ -358,7 +358,7 @@ def test_episodes_longer_than_a_rollout_are_cut():
         (keras_pg.GRPO, {"normalization": "mean"}, ValueError, "normalization .*'mean'"),
         (keras_pg.GRPO, {"clip_ratio_high": 0.0}, ValueError, "clip_ratio_high .*0"),
         (keras_pg.GRPO, {"advantage": "gae"}, TypeError, "no argument 'advantage'"),
-        (keras_pg.PPO, {"kl_coef": 0.1}, ValueError, "no reference"),
+        (keras_pg.PPO, {"kl_coef": 0.1}, ValueError, "one needs the other"),
         (keras_pg.PPO, {"kl_estimator": "k4"}, ValueError, "'k4'"),
         (keras_pg.PPO, {"kl_in": "both"}, ValueError, "'both'"),
         (keras_pg.PPO, {"reference": keras_pg.PPO()}, ValueError, "fitted or built"),

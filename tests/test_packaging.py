@@ -31,7 +31,7 @@ LAYERS = [
     {"advantages", "distributions"},
     {"returns", "normalization"},
     {"losses", "randomness", "trust_region"},
-    {"spaces", "_version", "agents.hyperparameters"},
+    {"spaces", "_version", "hyperparameters"},
 ]
 MATHS = {
     *("advantages", "distributions", "losses", "normalization"),

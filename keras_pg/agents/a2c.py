@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from keras_pg import losses
 from keras_pg.agents.agent import Agent
-from keras_pg.agents.hyperparameters import Hyperparameter, check_flag
+from keras_pg.hyperparameters import Hyperparameter, check_flag
 from keras_pg.returns import normalize
 from keras_pg.rollouts.minibatches import flatten_time
 
@@ -112,13 +112,14 @@ class A2C(Agent):
         returns = tf.reshape(evaluated.targets(), [-1])
 
         # 3. One gradient step.
-        weights = losses.mean_weights(steps.valid)
+        weights = tf.reshape(self.step_weights(rollout.valid), [-1])
         variables = self.optimized_variables()
         with tf.GradientTape() as tape:
             rows = self.surrogate_loss(steps.observations, steps.actions, returns, advantage)
-            metrics = {name: losses.weighted_mean(x, weights) for name, x in rows.items()}
-        gradients = tape.gradient(metrics["loss"], variables)
+            loss = losses.weighted_mean(rows["loss"], weights)
+        gradients = tape.gradient(loss, variables)
         taken = self.apply_if_finite(gradients, variables, unless=tf.constant(False))
+        metrics = {name: losses.masked_mean(x, steps.valid) for name, x in rows.items()}
         metrics["loss"] = tf.where(taken, metrics["loss"], float("nan"))
 
         # 4. Running statistics, frozen until here.
@@ -127,12 +128,18 @@ class A2C(Agent):
         metrics["explained_variance"] = losses.explained_variance(values, returns, steps.valid)
         return self.log(rollout, metrics)
 
+    def step_weights(self, valid):
+        """The weight of each step [T, N] in the loss: all alike, of sum 1."""
+        return losses.mean_weights(tf.reshape(valid, [-1]))
+
     def surrogate_loss(self, observations, actions, returns, advantage):
         """The negated objective and its parts, for each row."""
         policy = self.actor.action_distribution
         parameters = self.actor(observations)
         policy_loss = losses.policy_gradient(policy.log_prob(parameters, actions), advantage)
         value_loss = losses.squared_error(self.predictions(observations, actions), returns)
+        if self.critic is None:
+            value_loss = tf.zeros_like(policy_loss)
         entropy = policy.entropy(parameters)
         return {
             "loss": policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy,

@@ -11,13 +11,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_pg import advantages, saved_model, spaces
-from keras_pg.agents.hyperparameters import (
+from keras_pg.callbacks import RaiseOnNonFinite, StopAfterTimesteps
+from keras_pg.hyperparameters import (
     Hyperparameter,
     check_count,
     check_flag,
     check_range,
 )
-from keras_pg.callbacks import RaiseOnNonFinite, StopAfterTimesteps
 from keras_pg.networks import ActionCritic, Actor, Critic
 from keras_pg.normalization import RewardScaling
 from keras_pg.rollouts import collector_for, make_vector_env
@@ -104,9 +104,10 @@ class Agent(keras.Model):
         super().__init__(name=name)
         self.tracked = (*type(self).tracked, *more_tracked)
         self.gamma = check_range("gamma", gamma, 0.0, 1.0)
-        self.advantage = advantages.get(advantage)
+        # With statistics of its own, even where one object is given to several agents.
+        self._advantage = advantages.get(advantage).fresh()
         # Where Keras finds them, to be saved with the agent.
-        self.advantage_layers = list(self.advantage.layers)
+        self.advantage_layers = list(self._advantage.layers)
         self.gae_lambda = check_range("gae_lambda", gae_lambda, 0.0, 1.0)
         self.discount_weighting = check_flag("discount_weighting", discount_weighting)
         if self.advantage.critic is None and critic is not None:
@@ -140,6 +141,11 @@ class Agent(keras.Model):
         self.sampled_batches = counter("sampled_batches")
         self.update_means = Means(self.tracked, name="update_means")
         self.episode_means = Means(("episode_return", "episode_length"), name="episode_means")
+
+    @property
+    def advantage(self):
+        """Ψ_t, a `keras_pg.advantages.Advantage`. Settled when the agent is made."""
+        return self._advantage
 
     # ------------------------------------------------------------------ building and compiling
 
@@ -230,7 +236,7 @@ class Agent(keras.Model):
 
         Args:
             optimizer: a Keras optimizer for actor and critic together; default
-                Adam(3e-4, epsilon=1e-5, global_clipnorm=0.5).
+                `default_optimizer()`.
             critic_optimizer: a Keras optimizer for the critic's own variables; `optimizer` is
                 then the actor's alone.
             run_eagerly: run `train_step` in Python, to debug it.
@@ -381,8 +387,16 @@ class Agent(keras.Model):
             if self.whole_episodes and epochs is None:
                 # How many iterations that is only the episodes can tell: at most one for each step.
                 total_timesteps = _total_timesteps(total_timesteps)
+                if initial_epoch:
+                    raise ValueError(
+                        f"initial_epoch={initial_epoch} with total_timesteps: epochs of whole "
+                        "episodes have no fixed number of steps. Give epochs in its place."
+                    )
                 stop = [StopAfterTimesteps(total_timesteps)]
-                batch_size, steps_per_epoch = env.num_envs, steps_per_epoch or 5
+                batch_size, steps_per_epoch = (
+                    env.num_envs,
+                    5 if steps_per_epoch is None else steps_per_epoch,
+                )
             epochs, steps_per_epoch = _schedule(
                 total_timesteps, batch_size, epochs, steps_per_epoch
             )
@@ -490,6 +504,12 @@ class Agent(keras.Model):
                 action_values = self.predictions(rows.observations, rows.actions)
                 action_values = tf.reshape(action_values, rewards.shape)
             values, next_values = (tf.reshape(x, rewards.shape) for x in (values, next_values))
+            if action_values is not None:
+                # A state has one value, though it is a mean over sampled actions: or what one
+                # step gains by the noise, the next would not lose.
+                goes_on = tf.logical_not(rollout.terminated | rollout.truncated)[:-1]
+                following = tf.where(goes_on, values[1:], next_values[:-1])
+                next_values = tf.concat([following, next_values[-1:]], axis=0)
         return advantages.Evaluated(
             rollout.observations,
             rewards,
@@ -503,6 +523,11 @@ class Agent(keras.Model):
             self.gamma,
             self.gae_lambda,
         )
+
+    @property
+    def gradient_steps(self):
+        """What schedules of hyperparameters are functions of."""
+        return self.optimizer.iterations
 
     def iteration_seed(self):
         """An integer seed [2] for this iteration's shuffling and sampling."""

@@ -22,8 +22,8 @@ import keras
 import tensorflow as tf
 
 from keras_pg import losses
-from keras_pg.agents.hyperparameters import Hyperparameter, check_count
 from keras_pg.agents.ppo import PPO
+from keras_pg.hyperparameters import Hyperparameter, check_count
 from keras_pg.returns import group_advantages, reward_to_go
 from keras_pg.rollouts.minibatches import Minibatches, flatten_time
 

@@ -14,8 +14,8 @@ import keras
 import tensorflow as tf
 
 from keras_pg import losses
-from keras_pg.agents.hyperparameters import Hyperparameter
 from keras_pg.agents.ppo import PPO
+from keras_pg.hyperparameters import Hyperparameter
 
 
 @keras.saving.register_keras_serializable("keras_pg")
@@ -58,7 +58,7 @@ class MDPO(PPO):
         **settings,
     ):
         for name in ("kl_penalty", "kl_penalty_target"):
-            if settings.pop(name, None):
+            if settings.pop(name, None) is not None:
                 raise ValueError(f"MDPO has its KL divergence by step_size; it has no {name}.")
         super().__init__(
             actor, critic, clip_ratio=clip_ratio, num_minibatches=num_minibatches, **settings

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from keras_pg import losses, trust_region
 from keras_pg.agents.agent import Agent
-from keras_pg.agents.hyperparameters import Hyperparameter, check_count, check_flag, check_range
+from keras_pg.hyperparameters import Hyperparameter, check_count, check_flag, check_range
 from keras_pg.returns import normalize
 from keras_pg.rollouts.minibatches import Minibatches, flatten_time
 
@@ -104,6 +104,13 @@ class NPG(Agent):
         )
         if fisher not in ("exact", "empirical"):
             raise ValueError(f'fisher must be "exact" or "empirical", received {fisher!r}.')
+        self._nonfinite = self.add_weight(
+            name="nonfinite_gradients",
+            shape=(),
+            dtype="int64",
+            initializer="zeros",
+            trainable=False,
+        )
         self.max_kl = max_kl
         self.cg_iters = check_count("cg_iters", cg_iters)
         self.cg_damping = check_range("cg_damping", cg_damping, 0.0)
@@ -124,6 +131,11 @@ class NPG(Agent):
         if arguments.get("critic_optimizer") is not None:
             raise ValueError("The actor has no optimizer: give the critic's as `optimizer`.")
         super().compile(optimizer, **arguments)
+
+    @property
+    def gradient_steps(self):
+        """The iterations: schedules are functions of the number of natural gradient steps."""
+        return self.iteration
 
     def optimized_variables(self):
         """The critic's own: what it shares with the actor moves with the actor only."""
@@ -151,6 +163,7 @@ class NPG(Agent):
             log_probs = policy.log_prob(self.actor(steps.observations), steps.actions)
             objective = losses.weighted_mean(log_probs * advantage, weights)
         gradient = tape.gradient(objective, variables, unconnected_gradients="zero")
+        gradient = [tf.convert_to_tensor(g) for g in gradient]  # embeddings have sparse ones
 
         def fisher_product(vector):
             return self.fisher_product(steps.observations, steps.actions, weights, vector)
@@ -180,6 +193,8 @@ class NPG(Agent):
             (steps.observations, steps.actions, returns), steps.valid
         )
 
+        self.count_nonfinite(tf.math.is_finite(trust_region.dot(gradient, gradient)))
+
         # 6. Running statistics, frozen until here.
         self.learn_statistics(rollout, evaluated)
         values = tf.reshape(evaluated.predictions, [-1])
@@ -207,6 +222,14 @@ class NPG(Agent):
             vector,
             self.cg_damping,
         )
+
+    def count_nonfinite(self, finite):
+        """Counts the iterations in a row whose gradient was NaN or infinite."""
+        count = tf.where(finite, tf.zeros_like(self._nonfinite.value), self._nonfinite + 1)
+        self._nonfinite.assign(count)
+        # Beside the critic's steps, which may fail too, or may not.
+        critics = self.nonfinite_updates.value if self.optimized_variables() else count
+        self.nonfinite_updates.assign(tf.maximum(critics, count))
 
     def move(self, variables, step, surrogate_and_kl):
         """Adds the step to the actor's variables; returns metrics."""

@@ -23,8 +23,8 @@ import tensorflow as tf
 
 from keras_pg import losses
 from keras_pg.agents.agent import Agent
-from keras_pg.agents.hyperparameters import Hyperparameter, check_count, check_flag, check_range
 from keras_pg.agents.reference import ESTIMATORS, frozen_actor, kl_to_reference
+from keras_pg.hyperparameters import Hyperparameter, check_count, check_flag, check_range
 from keras_pg.returns import normalize
 from keras_pg.rollouts.minibatches import Minibatches, flatten_time
 
@@ -52,10 +52,10 @@ class PPO(Agent):
 
     Args:
         actor: None for two tanh layers of 64, any Keras model as the encoder, or an `Actor`.
-        critic: the same for V(s), or a `Critic`.
+        critic: the same for V(s), or a `Critic`; an `ActionCritic` where Ψ needs Q(s, a).
         gamma, advantage, gae_lambda, discount_weighting: see `Agent`.
         clip_ratio: ε, a number or a schedule over gradient steps; None for no clipping.
-        kl_penalty: β, a number or a schedule, of a penalty on KL(π_old ‖ π).
+        kl_penalty: β, a number or a schedule, of a penalty on KL(π_old ‖ π); None for no penalty.
         kl_penalty_target: d, in nats; β, a number above 0, is then adapted after each iteration.
         reference: a policy π_ref to stay near: an agent, an `Actor`, or the path of a saved agent.
             A copy of it is made, which does not learn.
@@ -94,8 +94,8 @@ class PPO(Agent):
     """
 
     clip_ratio = Hyperparameter(low_open=True, optional=True)
-    kl_penalty = Hyperparameter()
-    kl_coef = Hyperparameter()
+    kl_penalty = Hyperparameter(optional=True)
+    kl_coef = Hyperparameter(optional=True)
     entropy_coef = Hyperparameter()
     value_coef = Hyperparameter()
     default_num_steps = 256
@@ -113,10 +113,10 @@ class PPO(Agent):
         gae_lambda=0.95,
         discount_weighting=False,
         clip_ratio=0.2,
-        kl_penalty=0.0,
+        kl_penalty=None,
         kl_penalty_target=None,
         reference=None,
-        kl_coef=0.0,
+        kl_coef=None,
         kl_estimator="k3",
         kl_in="loss",
         value_clip=None,
@@ -153,19 +153,22 @@ class PPO(Agent):
                 'kl_estimator must be "exact", "k1", "k2" or "k3", and kl_in "loss" or "reward", '
                 f"received {kl_estimator!r} and {kl_in!r}."
             )
-        if reference is None and kl_coef != 0.0:
-            raise ValueError(f"kl_coef={kl_coef!r}, but there is no reference.")
+        if (reference is None) != (kl_coef is None):
+            raise ValueError(
+                f"reference={reference!r} and kl_coef={kl_coef!r}: one needs the other."
+            )
         if reference is not None and (kl_estimator, kl_in) == ("k1", "loss"):
             raise ValueError(
                 '"k1" in the loss has a gradient of zero in the mean: use kl_in="reward".'
             )
         self.kl_estimator, self.kl_in = kl_estimator, kl_in
         self.clip_ratio = clip_ratio
-        self.penalizes_kl = kl_penalty != 0.0 or kl_penalty_target is not None
         self.kl_penalty = kl_penalty
         self.kl_penalty_target = kl_penalty_target
         if kl_penalty_target is not None:
             check_range("kl_penalty_target", kl_penalty_target, 0.0, low_open=True)
+            if kl_penalty is None:
+                raise ValueError("kl_penalty_target is for a kl_penalty to begin with: give both.")
             check_range("kl_penalty, where it is adapted,", kl_penalty, 0.0, low_open=True)
         self.entropy_coef = entropy_coef
         self.value_coef = value_coef
@@ -212,7 +215,7 @@ class PPO(Agent):
 
         # 4. The penalty's coefficient.
         if self.kl_penalty_target is not None:
-            self._adapt_penalty(steps, old_policy[0])
+            self._adapt_penalty(steps, old_policy[0], learnt=metrics["n_updates"] > 0)
 
         # 5. Running statistics, frozen until here.
         self.learn_statistics(rollout, evaluated)
@@ -279,7 +282,9 @@ class PPO(Agent):
         ratio, log_ratio = losses.probability_ratio(log_probs, batch.old_log_probs)
         policy_loss = self.policy_loss(batch, parameters, ratio)
         values = self.predictions(batch.observations, batch.actions)
-        if self.value_clip is None:
+        if self.critic is None:
+            value_loss = tf.zeros_like(ratio)
+        elif self.value_clip is None:
             value_loss = losses.squared_error(values, batch.returns)
         else:
             value_loss = losses.clipped_squared_error(
@@ -317,22 +322,23 @@ class PPO(Agent):
             loss = losses.surrogate(ratio, batch.advantages)
         else:
             loss = losses.clipped_surrogate(ratio, batch.advantages, self.clip_ratio)
-        if self.penalizes_kl:
+        if self.kl_penalty is not None:
             kl = self.actor.action_distribution.kl_divergence(
                 p=tf.stop_gradient(batch.old_parameters), q=parameters
             )
             loss += self.kl_penalty * kl
         return loss
 
-    def _adapt_penalty(self, steps, old_parameters):
-        """Moves β by a factor of 2 towards the penalty whose KL is the target."""
+    def _adapt_penalty(self, steps, old_parameters, learnt):
+        """Moves β by a factor of 2 towards the penalty whose KL is the target, in [1e-6, 1e6]."""
         kl = self.actor.action_distribution.kl_divergence(
             p=old_parameters, q=self.actor(steps.observations)
         )
         kl = losses.masked_mean(kl, steps.valid)
         factor = tf.where(kl > 1.5 * self.kl_penalty_target, 2.0, 1.0)
         factor = tf.where(kl < self.kl_penalty_target / 1.5, 0.5, factor)
-        self.kl_penalty.assign(self.kl_penalty * factor)
+        adapted = tf.clip_by_value(self.kl_penalty * factor, 1e-6, 1e6)
+        self.kl_penalty.assign(tf.where(learnt, adapted, self.kl_penalty))
 
     def get_config(self):
         return {

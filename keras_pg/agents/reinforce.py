@@ -7,13 +7,18 @@ One iteration is that of `A2C` with Monte-Carlo returns:
 
     1. Play one whole episode in each of the N environments.
     2. Ψ_t = G_t - b(s_t), the return from step t on less a baseline: V(s_t), a mean, or none.
-    3. Take one gradient step up E[ Ψ log π(a|s) ] - c_v E[(V - G)²] + c_e E[H(π)].
+    3. Take one gradient step up the mean over episodes of
+
+           Σ_t [ Ψ_t log π(a_t|s_t) - c_v (V(s_t) - G_t)² + c_e H(π(·|s_t)) ]
+
+       (a sum over the steps of an episode: their mean would make a long episode count less).
 """
 
 import keras
+import tensorflow as tf
 
 from keras_pg.agents.a2c import A2C
-from keras_pg.agents.hyperparameters import check_flag
+from keras_pg.hyperparameters import check_flag
 
 
 @keras.saving.register_keras_serializable("keras_pg")
@@ -57,6 +62,12 @@ class REINFORCE(A2C):
 
     def default_optimizer(self):
         return keras.optimizers.Adam(1e-3, epsilon=1e-5, global_clipnorm=0.5)
+
+    def step_weights(self, valid):
+        """1 / N for each step of N whole episodes: the mean over episodes of sums over steps."""
+        if not self.whole_episodes:
+            return super().step_weights(valid)
+        return tf.cast(valid, tf.float32) / valid.shape[1]
 
     def get_config(self):
         return {**super().get_config(), "whole_episodes": self.whole_episodes}

@@ -12,8 +12,8 @@ import keras
 import tensorflow as tf
 
 from keras_pg import trust_region
-from keras_pg.agents.hyperparameters import check_count, check_range
 from keras_pg.agents.npg import NPG
+from keras_pg.hyperparameters import check_count, check_range
 
 
 @keras.saving.register_keras_serializable("keras_pg")

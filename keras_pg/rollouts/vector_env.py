@@ -208,13 +208,14 @@ class VectorEnvCollector:
             if rng is None
             else distribution.draw_noise(rng, (T, n))
         )
-        # Zeros: a rollout of whole episodes may end early, and even invalid rows must be finite.
         rollout = Rollout(
-            *(np.zeros(spec.shape, spec.dtype.as_numpy_dtype) for spec in self.signature)
+            *(np.empty(spec.shape, spec.dtype.as_numpy_dtype) for spec in self.signature)
         )
         rollout.valid[:] = True
+        steps = T
         for t in range(T):
             if self.whole_episodes and self._finished.all():
+                steps = t
                 break
             try:
                 self._step(rollout, t, noise[t])
@@ -224,15 +225,24 @@ class VectorEnvCollector:
                 error.add_note(f"{WHILE_STEPPING} {self.env}, step {self._steps + t} of each.")
                 raise
         if self.whole_episodes:
-            self._keep_first_episodes(rollout)
+            self._keep_first_episodes(rollout, steps)
         self._check_finite(rollout, T)
-        self._steps += T
+        self._steps += steps
         return rollout
 
-    def _keep_first_episodes(self, rollout):
+    def _keep_first_episodes(self, rollout, steps):
+        """Makes of the rows after the first episode, and after `steps`, copies of the first row.
+
+        They are not valid, but go through the networks: they must be finite and in the space.
+        """
         ended = rollout.terminated | rollout.truncated
-        earlier = np.cumsum(ended, axis=0) - ended
-        rollout.valid[earlier > 0] = False
+        ended[steps:] = False
+        valid = np.cumsum(ended, axis=0) - ended == 0
+        valid[steps:] = False
+        for field in rollout:
+            for i in range(self.env.num_envs):
+                field[~valid[:, i], i] = field[0, i]
+        rollout.valid[:] = valid
         rollout.truncated[-1] |= ~ended.any(axis=0)
 
     def _step(self, rollout, t, noise):

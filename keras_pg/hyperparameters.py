@@ -11,7 +11,7 @@ class Hyperparameter:
 
     It behaves as `keras.optimizers.Optimizer.learning_rate` does. A number is held in a variable,
     so setting it from a callback needs no new trace. A `LearningRateSchedule` is evaluated at
-    `agent.optimizer.iterations`, the number of gradient steps taken.
+    `agent.gradient_steps`, the number of gradient steps taken.
 
     Args:
         low, low_open: the least number it may be, and whether it must be above that.
@@ -29,7 +29,7 @@ class Hyperparameter:
             return self
         value = getattr(agent, self.slot)
         if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
-            return value(agent.optimizer.iterations)
+            return value(agent.gradient_steps)
         return None if value is None else value.value
 
     def __set__(self, agent, value):
