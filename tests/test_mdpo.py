@@ -65,7 +65,12 @@ def two_armed(algorithm, logits, **settings):
 def ascended(agent, batch, steps):
     """π after so many gradient steps on one batch."""
     everything = losses.mean_weights(tf.ones(1000, tf.bool))
-    tf.function(lambda: agent._ascend(steps, lambda i: (*batch, everything)), autograph=False)()
+
+    @tf.function(autograph=False, jit_compile=True)
+    def ascend():
+        return agent._ascend(steps, lambda i: (*batch, everything))
+
+    ascend()
     return tf.nn.softmax(agent.actor(np.zeros(1, np.int64)))[0].numpy()
 
 

@@ -9,7 +9,7 @@ from keras_pg import distributions, trust_region
 
 STATES = np.random.default_rng(0).normal(size=(6, 3))
 SPACES = {"softmax": Discrete(4), "gaussian": Box(-1.0, 1.0, (2,))}
-NODES, NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(8)
+NODES, NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(3)  # exact to degree 5
 NODE_WEIGHTS = NODE_WEIGHTS / NODE_WEIGHTS.sum()
 
 
