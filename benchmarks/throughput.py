@@ -34,6 +34,7 @@ REQUIREMENTS = {
     "keras_pg": None,
     "Stable-Baselines3": "requirements-sb3.txt",
     "TF-Agents": "requirements-tf-agents.txt",
+    "sb3-contrib": "requirements-sb3-contrib.txt",
 }
 # Each way to run a library: the library, its script and options.
 RUNNERS = {
@@ -97,12 +98,12 @@ def processor():
     return platform.processor()
 
 
-def table(runs):
+def table(runs, figures=FIGURES):
     """A Markdown table of medians, and of keras_pg's as a ratio of each peer's."""
-    peers = [runner for runner in runs if RUNNERS[runner][0] != "keras_pg"]
+    peers = [runner for runner in runs if not runner.startswith("keras_pg")]
     header = ["median of the runs", *runs, *(f"keras_pg / {peer}" for peer in peers)]
     lines = [header, ["---"] + ["---:"] * (len(header) - 1)]
-    for figure, label in FIGURES.items():
+    for figure, label in figures.items():
         if not all(figure in run for results in runs.values() for run in results):
             continue
         medians = {k: statistics.median(r[figure] for r in results) for k, results in runs.items()}

@@ -19,10 +19,27 @@ if _backend != "tensorflow":
         'variable KERAS_BACKEND to "tensorflow", or leave it out, before Keras is imported.'
     )
 
-from keras_pg import callbacks
+from keras_pg import advantages, callbacks
 from keras_pg._version import __version__
-from keras_pg.agents import PPO, Agent
-from keras_pg.networks import Actor, Critic, mlp
+from keras_pg.agents import A2C, GRPO, MDPO, NPG, PPO, REINFORCE, TRPO, Agent
+from keras_pg.networks import ActionCritic, Actor, Critic, mlp
 from keras_pg.rollouts.rollout import Rollout
 
-__all__ = ["PPO", "Actor", "Agent", "Critic", "Rollout", "__version__", "callbacks", "mlp"]
+__all__ = [
+    "A2C",
+    "GRPO",
+    "MDPO",
+    "NPG",
+    "PPO",
+    "REINFORCE",
+    "TRPO",
+    "ActionCritic",
+    "Actor",
+    "Agent",
+    "Critic",
+    "Rollout",
+    "__version__",
+    "advantages",
+    "callbacks",
+    "mlp",
+]

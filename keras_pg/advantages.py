@@ -1,105 +1,356 @@
-"""Advantage estimators Ψ_t: pure functions, time-major [T, N], no gradient.
+"""Advantage estimators Ψ_t, as objects that any agent takes as `advantage=`.
 
-T steps, N environments. `terminated` and `truncated` are two flags: a time limit cuts the trace but
-still bootstraps from the value of the final observation, a termination does neither.
+The policy gradient is E[Σ_t Ψ_t ∇ log π(a_t|s_t)] (Schulman et al., 2016, arXiv:1506.02438, eq. 1).
+An estimator is given by name or as an object, the way Keras takes losses. Objects can be added and
+scaled: `0.5 * GAE(0.9) + 0.5 * TDResidual()`. The equations are functions in `returns.py`.
 """
 
+from typing import Any, NamedTuple
+
+import keras
 import tensorflow as tf
 
-from keras_pg.losses import varies
+from keras_pg.hyperparameters import check_count, check_range
+from keras_pg.normalization import RunningMoments
+from keras_pg.returns import first_of_episode, gae, n_step, reward_to_go, total_return
+
+register = keras.saving.register_keras_serializable("keras_pg")
 
 
-def gae(rewards, values, next_values, terminated, truncated, *, gamma, gae_lambda, valid=None):
-    """Generalized advantage estimation.
+class Evaluated(NamedTuple):
+    """A rollout as an estimator sees it: with a critic's values, time-major [T, N].
 
-        δ_t = r_t + γ (1 - terminated_t) V(s_{t+1}) - V(s_t)
-        Â_t = δ_t + γ λ (1 - done_t) Â_{t+1},   done = terminated or truncated
-
-    Args:
-        rewards: float [T, N], r_t for T steps of N environments.
-        values: float [T, N], V(s_t).
-        next_values: float [T, N], V of the successor *before* any reset.
-        terminated: bool [T, N], the episode ended in a terminal state.
-        truncated: bool [T, N], the episode was cut; with `terminated`, termination wins.
-        gamma: discount γ in [0, 1].
-        gae_lambda: trace decay λ in [0, 1]. 0 is the TD residual, 1 the return minus V.
-        valid: bool [T, N] or None. Rows that are no transition (the step in which a Gymnasium
-            environment in NEXT_STEP mode resets itself) get advantage 0.
-
-    Returns:
-        Advantages, float [T, N]. Value targets are `advantages + values`.
-
-    Raises:
-        ValueError: the arguments are not all [T, N].
-
-    Example, a time limit after the second of three steps:
-
-    >>> import tensorflow as tf
-    >>> column = lambda *x: tf.constant(x)[:, None]
-    >>> advantages = gae(column(1., 1., 1.), column(.5, .4, .3), column(.4, 2., .7),
-    ...                  column(False, False, False), column(False, True, False),
-    ...                  gamma=0.9, gae_lambda=0.8)
-    >>> [round(float(a), 4) for a in advantages[:, 0]]
-    [2.588, 2.4, 1.33]
-
-    Reference: Schulman et al., 2016, arXiv:1506.02438, eq. 16.
+    Without a critic `values` and `next_values` are zeros: nothing bootstraps. With a critic of
+    actions, V(s) = E[Q(s, a)] under the policy.
     """
-    inputs = (rewards, values, next_values, terminated, truncated)
-    shapes = [tuple(x.shape) for x in (*inputs, *(() if valid is None else (valid,)))]
-    if len(set(shapes)) > 1 or len(shapes[0]) != 2:
-        raise ValueError(f"gae expects arguments of one shape [T, N], received shapes {shapes}.")
-    rewards, values, next_values = (tf.convert_to_tensor(x) for x in inputs[:3])
-    not_terminated = tf.cast(tf.logical_not(terminated), rewards.dtype)
-    not_done = tf.cast(tf.logical_not(tf.logical_or(terminated, truncated)), rewards.dtype)
 
-    deltas = rewards + gamma * not_terminated * next_values - values
-    if valid is not None:
-        deltas = tf.where(valid, deltas, tf.zeros_like(deltas))
-        # An invalid row follows an end of episode, so no trace reaches across it.
-        not_done = tf.where(valid, not_done, tf.zeros_like(not_done))
-    decays = gamma * gae_lambda * not_done
-    advantages = tf.scan(
-        lambda advantage, step: step[0] + step[1] * advantage,
-        (deltas, decays),
-        initializer=tf.zeros_like(rewards[0]),
-        reverse=True,
-    )
-    return tf.stop_gradient(advantages)
+    observations: Any  # [T, N, ...] raw
+    rewards: Any  # float [T, N], scaled if the agent scales them
+    values: Any  # float [T, N] V(s_t)
+    next_values: Any  # float [T, N] V(s_{t+1}), before any reset
+    action_values: Any  # float [T, N] Q(s_t, a_t), or None
+    terminated: Any  # bool [T, N]
+    truncated: Any  # bool [T, N]
+    valid: Any  # bool [T, N]
+    timesteps: Any  # int32 [T, N] t within the episode
+    gamma: float
+    gae_lambda: float  # of the agent
 
+    @property
+    def _ends(self):
+        return {"terminated": self.terminated, "truncated": self.truncated}
 
-def normalize(advantages, mask):
-    """Standardizes advantages over the rows where `mask` is True.
-
-        Â ← (Â - mean) / (std + 1e-8)
-
-    Args:
-        advantages: float [B], or [K, B] for K minibatches, each on its own.
-        mask: bool, of the same shape.
-
-    Returns:
-        float, of the same shape. Zeros where `mask` is False. A single valid row is returned
-        unchanged (its own mean would erase it); equal rows become exact zeros.
-
-    Raises:
-        ValueError: the arguments have other shapes, or the shape [K, 1]: in a minibatch of one row
-            there is nothing to normalize, and more likely [B, 1] was meant to be [B].
-    """
-    shape, mask_shape = tuple(advantages.shape), tuple(mask.shape)
-    if shape != mask_shape or len(shape) not in (1, 2) or (len(shape) == 2 and shape[1] == 1):
-        raise ValueError(
-            "normalize expects advantages and mask of one shape, [B] or [K, B] with B > 1, "
-            f"received {shape} and {mask_shape}."
+    def gae(self, gae_lambda):
+        """`gae` with another λ than the agent's."""
+        return gae(
+            self.rewards,
+            self.values,
+            self.next_values,
+            **self._ends,
+            gamma=self.gamma,
+            gae_lambda=gae_lambda,
+            valid=self.valid,
         )
-    weights = tf.cast(mask, advantages.dtype)
-    advantages = tf.where(mask, advantages, tf.zeros_like(advantages))
-    count = tf.reduce_sum(weights, axis=-1, keepdims=True)
 
-    def mean(x):
-        return tf.math.divide_no_nan(tf.reduce_sum(x, axis=-1, keepdims=True), count)
+    @property
+    def predictions(self):
+        """What the critic is regressed with: Q(s_t, a_t), or V(s_t)."""
+        return self.values if self.action_values is None else self.action_values
 
-    centred = tf.where(mask, advantages - mean(advantages), tf.zeros_like(advantages))
-    std = tf.sqrt(mean(tf.square(centred)))
-    normalized = tf.where(
-        varies(advantages, mask), centred / (std + 1e-8), tf.zeros_like(advantages)
+    def targets(self):
+        """What it is regressed on: the λ-return, V(s_t) + Σ_l (γλ)^l δ_{t+l}."""
+        return self.gae(self.gae_lambda) + self.values
+
+    def returns(self, of=reward_to_go):
+        """`reward_to_go`, or `total_return`."""
+        return of(self.rewards, self.next_values, **self._ends, gamma=self.gamma, valid=self.valid)
+
+
+class Advantage:
+    """Base class of the estimators: a function Ψ of an `Evaluated` rollout, [T, N].
+
+    Attributes:
+        critic: what it needs: None, "state" for V(s), or "action" for Q(s, a).
+        layers: Keras layers that hold statistics of its own, to be saved with the agent.
+
+    A subclass defines `__call__`. With arguments it defines `get_config` too, and is registered by
+    `keras.saving.register_keras_serializable`, to be saved with an agent.
+    """
+
+    critic = None
+    layers = ()
+
+    def __call__(self, steps):
+        """Ψ_t [T, N], no gradient."""
+        raise NotImplementedError
+
+    def discounted(self, steps):
+        """γ^t Ψ_t, t counted from the start of the episode: unbiased for the discounted return."""
+        return self._discounts(steps) * self(steps)
+
+    def _discounts(self, steps):
+        return tf.pow(steps.gamma, tf.cast(steps.timesteps, steps.rewards.dtype))
+
+    def learn(self, steps):
+        """Called after each update, to merge the rollout into `layers`."""
+
+    def fresh(self):
+        """Itself, or with `layers` a copy with statistics that have seen nothing."""
+        return type(self).from_config(self.get_config()) if self.layers else self
+
+    def __add__(self, other):
+        return Sum([(1.0, self), (1.0, other)])
+
+    def __sub__(self, other):
+        return Sum([(1.0, self), (-1.0, other)])
+
+    def __mul__(self, factor):
+        return Sum([(factor, self)])
+
+    __rmul__ = __mul__
+
+    def get_config(self):
+        return {}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+    def __repr__(self):
+        settings = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
+        return f"{type(self).__name__}({settings})"
+
+
+@register
+class Sum(Advantage):
+    """Σ c_i Ψ_i. Made by `+`, `-` and `*`.
+
+    >>> estimator = 0.5 * GAE(0.9) + 0.5 * ActionAdvantage()
+    >>> estimator.critic
+    'action'
+    """
+
+    def __init__(self, terms):
+        self.terms = []
+        for factor, advantage in terms:
+            inner = advantage.terms if isinstance(advantage, Sum) else [(1.0, advantage)]
+            self.terms += [(float(factor) * other, term) for other, term in inner]
+        critics = {advantage.critic for _, advantage in self.terms}
+        # A critic of actions has a V(s) as well.
+        self.critic = next((kind for kind in ("action", "state") if kind in critics), None)
+        self._distinct = list({id(advantage): advantage for _, advantage in self.terms}.values())
+        self.layers = [layer for advantage in self._distinct for layer in advantage.layers]
+
+    def __call__(self, steps):
+        return tf.add_n([factor * advantage(steps) for factor, advantage in self.terms])
+
+    def discounted(self, steps):
+        return tf.add_n([factor * advantage.discounted(steps) for factor, advantage in self.terms])
+
+    def learn(self, steps):
+        for advantage in self._distinct:
+            advantage.learn(steps)
+
+    def fresh(self):
+        fresh = {id(advantage): advantage.fresh() for advantage in self._distinct}
+        return Sum([(factor, fresh[id(advantage)]) for factor, advantage in self.terms])
+
+    def __repr__(self):
+        return " + ".join(f"{factor:g} * {advantage!r}" for factor, advantage in self.terms)
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        return {"terms": [[factor, serialize(advantage)] for factor, advantage in self.terms]}
+
+    @classmethod
+    def from_config(cls, config):
+        deserialize = keras.saving.deserialize_keras_object
+        return cls([(factor, deserialize(advantage)) for factor, advantage in config["terms"]])
+
+
+@register
+class TotalReturn(Advantage):
+    """Ψ_t = Σ_k γ^k r_k over the whole episode. No critic, the highest variance.
+
+    It discounts from the start of the episode by itself, so that with whole episodes
+    `discount_weighting` changes nothing.
+    """
+
+    def __call__(self, steps):
+        return steps.returns(total_return)
+
+    def discounted(self, steps):
+        # Of an episode that began before the rollout, the part within the rollout starts late.
+        first = first_of_episode(
+            self._discounts(steps), steps.terminated, steps.truncated, steps.valid
+        )
+        return first * self(steps)
+
+
+@register
+class RewardToGo(Advantage):
+    """Ψ_t = Σ_{k≥t} γ^{k-t} r_k. No critic; nothing is known beyond a time limit."""
+
+    def __call__(self, steps):
+        return steps.returns()
+
+
+@register
+class ReturnMinusBaseline(Advantage):
+    """Ψ_t = Σ_{k≥t} γ^{k-t} r_k - b(s_t).
+
+    Args:
+        baseline: "value" for a learned V(s), "mean" for the mean of the returns seen so far,
+            or a function from observations [B, ...] to float [B], which does not learn. To be saved
+            with an agent it must be a Keras model, or be registered with Keras.
+
+    Reference: Williams, 1992; Greensmith et al., 2004, "Variance reduction techniques", eq. 5.
+    """
+
+    def __init__(self, baseline="value"):
+        if baseline not in ("value", "mean") and not callable(baseline):
+            raise ValueError(
+                f'baseline must be "value", "mean" or a function, received {baseline!r}.'
+            )
+        self.baseline = baseline
+        self.critic = "state" if baseline == "value" else None
+        self.layers = [RunningMoments(())] if baseline == "mean" else []
+        if isinstance(baseline, keras.layers.Layer):
+            self.layers = [baseline]
+
+    def __call__(self, steps):
+        if self.baseline == "value":
+            return steps.gae(1.0)
+        returns = steps.returns()
+        if self.baseline == "mean":
+            return returns - tf.cast(self.layers[0].mean, returns.dtype)
+        rows = tf.reshape(steps.observations, [-1, *steps.observations.shape[2:]])
+        baseline = tf.stop_gradient(tf.cast(self.baseline(rows), returns.dtype))
+        return returns - tf.reshape(baseline, returns.shape)
+
+    def learn(self, steps):
+        if self.baseline == "mean":
+            returns, valid = (tf.reshape(x, [-1]) for x in (steps.returns(), steps.valid))
+            self.layers[0].merge(returns, valid)
+
+    def get_config(self):
+        return {"baseline": self.baseline}
+
+    @classmethod
+    def from_config(cls, config):
+        # A name stays a name; a function or a model comes as Keras writes it down.
+        baseline = config["baseline"]
+        if isinstance(baseline, dict):
+            baseline = keras.saving.deserialize_keras_object(baseline)
+        return cls(baseline)
+
+
+@register
+class TDResidual(Advantage):
+    """Ψ_t = r_t + γ V(s_{t+1}) - V(s_t): one step, the least variance, the most bias."""
+
+    critic = "state"
+
+    def __call__(self, steps):
+        return steps.gae(0.0)
+
+
+@register
+class NStep(Advantage):
+    """Ψ_t = Σ_{k<n} γ^k r_{t+k} + γ^n V(s_{t+n}) - V(s_t).
+
+    Args:
+        n: number of rewards.
+    """
+
+    critic = "state"
+
+    def __init__(self, n):
+        self.n = check_count("n", n)
+
+    def __call__(self, steps):
+        return n_step(
+            steps.rewards,
+            steps.values,
+            steps.next_values,
+            steps.terminated,
+            steps.truncated,
+            gamma=steps.gamma,
+            n=self.n,
+            valid=steps.valid,
+        )
+
+    def get_config(self):
+        return {"n": self.n}
+
+
+@register
+class GAE(Advantage):
+    """Ψ_t = Σ_l (γλ)^l δ_{t+l}, generalized advantage estimation.
+
+    Args:
+        gae_lambda: λ; None for the agent's.
+    """
+
+    critic = "state"
+
+    def __init__(self, gae_lambda=None):
+        self.gae_lambda = gae_lambda
+        if gae_lambda is not None:
+            self.gae_lambda = check_range("gae_lambda", gae_lambda, 0.0, 1.0)
+
+    def __call__(self, steps):
+        return steps.gae(steps.gae_lambda if self.gae_lambda is None else self.gae_lambda)
+
+    def get_config(self):
+        return {"gae_lambda": self.gae_lambda}
+
+
+@register
+class ActionValue(Advantage):
+    """Ψ_t = Q(s_t, a_t), from a critic of actions."""
+
+    critic = "action"
+
+    def __call__(self, steps):
+        return tf.stop_gradient(steps.action_values)
+
+
+@register
+class ActionAdvantage(Advantage):
+    """Ψ_t = Q(s_t, a_t) - V(s_t), V(s) = E[Q(s, a)] under the policy, from a critic of actions."""
+
+    critic = "action"
+
+    def __call__(self, steps):
+        return tf.stop_gradient(steps.action_values - steps.values)
+
+
+_NAMED = {
+    "total_return": TotalReturn,
+    "reward_to_go": RewardToGo,
+    "return_minus_baseline": ReturnMinusBaseline,
+    "td": TDResidual,
+    "gae": GAE,
+    "q": ActionValue,
+    "advantage": ActionAdvantage,
+}
+
+
+def get(advantage):
+    """The estimator of that name, or the object itself.
+
+    Raises:
+        ValueError: there is none.
+
+    >>> get("gae").critic
+    'state'
+    """
+    if isinstance(advantage, Advantage):
+        return advantage
+    if isinstance(advantage, str) and advantage in _NAMED:
+        return _NAMED[advantage]()
+    raise ValueError(
+        f"advantage must be one of {', '.join(map(repr, _NAMED))}, or a keras_pg.advantages."
+        f"Advantage such as NStep(5), received {advantage!r}."
     )
-    return tf.where(count > 1.0, normalized, advantages)

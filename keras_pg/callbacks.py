@@ -83,3 +83,30 @@ class LearningCurve(keras.callbacks.Callback):
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         figure.savefig(temporary, format="png")
         os.replace(temporary, self.path)
+
+
+class StopAfterTimesteps(keras.callbacks.Callback):
+    """Stops training after the iteration that brings it to a number of environment steps.
+
+    Args:
+        timesteps: environment steps of this call of `fit`.
+
+    Example:
+    >>> import keras_pg
+    >>> agent = keras_pg.REINFORCE(seed=0)
+    >>> history = agent.fit("CartPole-v1", num_steps=500, epochs=100, verbose=0,
+    ...                     callbacks=[StopAfterTimesteps(1000)])
+    >>> int(agent.env_steps) >= 1000, len(history.epoch) < 100
+    (True, True)
+    """
+
+    def __init__(self, timesteps):
+        super().__init__()
+        self.timesteps = timesteps
+
+    def on_train_begin(self, logs=None):
+        self.last = int(self.model.env_steps.numpy()) + self.timesteps
+
+    def on_train_batch_end(self, batch, logs=None):
+        if logs["env_steps"] >= self.last:
+            self.model.stop_training = True

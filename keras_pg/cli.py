@@ -15,11 +15,15 @@ import tensorflow as tf
 
 import keras_pg
 from keras_pg import saved_model
-from keras_pg.agents.hyperparameters import check_count
 from keras_pg.callbacks import LearningCurve
+from keras_pg.hyperparameters import check_count
 from keras_pg.rollouts.vector_env import WHILE_STEPPING
 
-ALGORITHMS = {"ppo": keras_pg.PPO}
+AGENTS = (
+    *(keras_pg.A2C, keras_pg.GRPO, keras_pg.MDPO, keras_pg.NPG),
+    *(keras_pg.PPO, keras_pg.REINFORCE, keras_pg.TRPO),
+)
+ALGORITHMS = {agent.__name__.lower(): agent for agent in AGENTS}
 
 
 def main(arguments=None):
@@ -133,11 +137,12 @@ def _train(options):
                 output.rmdir()  # nothing was begun
     result = agent.evaluate(options.env, episodes=options.episodes, verbose=0)
     config = keras.saving.serialize_keras_object(agent)["config"]
+    networks = ("actor", "critic", "reference")
     settings = {
         "command": ["keras-pg", *options.arguments],
         "env": options.env,
         "algorithm": algorithm.__name__,
-        "hyperparameters": {k: v for k, v in config.items() if k not in ("actor", "critic")},
+        "hyperparameters": {k: v for k, v in config.items() if k not in networks},
         "total_timesteps": options.total_timesteps,
         "num_envs": options.num_envs,
         "num_steps": options.num_steps or algorithm.default_num_steps,

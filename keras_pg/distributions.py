@@ -64,6 +64,12 @@ class Categorical:
         """KL(p ‖ q) [B] of two parameter matrices."""
         return tfd.kl_divergence(self.distribution(p), self.distribution(q))
 
+    def fisher_product(self, parameters, tangents):
+        """F v [B, n] in logits, F = diag(π) - π πᵀ: the covariance of the score of one action."""
+        probabilities = tf.nn.softmax(parameters)
+        mean = tf.reduce_sum(probabilities * tangents, axis=-1, keepdims=True)
+        return probabilities * (tangents - mean)
+
     def draw_noise(self, rng, shape):
         """Standard Gumbel noise [*shape, n] from a NumPy generator."""
         exponential = rng.standard_exponential((*shape, self.noise_size), dtype=np.float32)
@@ -142,6 +148,15 @@ class DiagonalGaussian:
     def kl_divergence(self, *, p, q):
         """KL(p ‖ q) of two parameter matrices, summed over dimensions, [B]."""
         return tfd.kl_divergence(self.distribution(p), self.distribution(q))
+
+    def fisher_product(self, parameters, tangents):
+        """F v [B, 2A] in means and log deviations, F = diag(1/σ², 2).
+
+        Squashing is a bijection of actions, and so leaves it as it is.
+        """
+        _, log_std = self._mean_and_log_std(parameters)
+        mean_tangents, log_std_tangents = tf.split(tangents, 2, axis=-1)
+        return tf.concat([mean_tangents * tf.exp(-2.0 * log_std), 2.0 * log_std_tangents], axis=-1)
 
     def draw_noise(self, rng, shape):
         """Standard normal noise [*shape, A] from a NumPy generator."""

@@ -89,15 +89,45 @@ def probability_ratio(log_probs, old_log_probs):
     return tf.exp(log_ratio), log_ratio
 
 
-def clipped_surrogate(ratio, advantages, clip_ratio):
+def policy_gradient(log_probs, advantages):
+    """The score-function surrogate, as a loss.
+
+        L = -Ψ log π(a|s)
+
+    Args:
+        log_probs: float [B], log π(a|s).
+        advantages: float [B], Ψ; a constant.
+
+    Returns:
+        float [B]. The gradient of its mean is minus the policy gradient E[Ψ ∇ log π].
+
+    Reference: Williams, 1992, "Simple statistical gradient-following algorithms", eq. 11.
+    """
+    check_rank_one(log_probs=log_probs, advantages=advantages)
+    return -log_probs * tf.stop_gradient(advantages)
+
+
+def surrogate(ratio, advantages):
+    """The importance-weighted surrogate of a trust region, as a loss: L = -r Â.
+
+    Args and Returns: as in `clipped_surrogate`.
+
+    Reference: Schulman et al., 2015, arXiv:1502.05477, eq. 14.
+    """
+    check_rank_one(ratio=ratio, advantages=advantages)
+    return -ratio * tf.stop_gradient(advantages)
+
+
+def clipped_surrogate(ratio, advantages, clip_ratio, clip_ratio_high=None):
     """PPO's pessimistic surrogate, as a loss (negated objective).
 
-        L = -min(r Â, clip(r, 1-ε, 1+ε) Â)
+        L = -min(r Â, clip(r, 1-ε, 1+ε') Â)
 
     Args:
         ratio: float [B], r = π(a|s) / π_old(a|s).
         advantages: float [B], Â; a constant.
         clip_ratio: ε > 0.
+        clip_ratio_high: ε' > 0; None for ε.
 
     Returns:
         float [B]. At r = 1 the gradient of its mean is minus the policy gradient E[Â ∇ log π].
@@ -112,7 +142,8 @@ def clipped_surrogate(ratio, advantages, clip_ratio):
     """
     check_rank_one(ratio=ratio, advantages=advantages)
     advantages = tf.stop_gradient(advantages)
-    clipped_ratio = tf.clip_by_value(ratio, 1.0 - clip_ratio, 1.0 + clip_ratio)
+    high = clip_ratio if clip_ratio_high is None else clip_ratio_high
+    clipped_ratio = tf.clip_by_value(ratio, 1.0 - clip_ratio, 1.0 + high)
     return -tf.minimum(ratio * advantages, clipped_ratio * advantages)
 
 
@@ -142,16 +173,42 @@ def clipped_squared_error(values, old_values, targets, value_clip):
     return tf.maximum(tf.square(values - targets), tf.square(near_values - targets))
 
 
-def kl_k3(log_ratio):
-    """k3 estimate of KL(π_old ‖ π) from actions drawn by π_old.
+def kl_k1(log_ratio):
+    """k1 estimate of KL(p ‖ q) from actions drawn by p: k1 = -log r, r = q(a) / p(a).
 
-        k3 = (r - 1) - log r,   r = π(a|s) / π_old(a|s)
+    Unbiased, of either sign, and of high variance. As a loss for p its gradient is zero in the mean
+    (E[∇ log p] = 0); it belongs in the reward, where it gives the gradient of KL(p ‖ q).
+
+    Args and Reference: as in `kl_k3`.
+    """
+    return -log_ratio
+
+
+def kl_k2(log_ratio):
+    """k2 estimate of KL(p ‖ q) from actions drawn by p: k2 = (log r)² / 2, r = q(a) / p(a).
+
+    Biased, never negative. As a loss for p, with actions drawn by p, its gradient is that of
+    KL(p ‖ q) in the mean.
+
+    Args and Reference: as in `kl_k3`.
+    """
+    return 0.5 * tf.square(log_ratio)
+
+
+def kl_k3(log_ratio):
+    """k3 estimate of KL(p ‖ q) from actions drawn by p.
+
+        k3 = (r - 1) - log r,   r = q(a|s) / p(a|s)
+
+    As a loss for q its gradient is that of KL(p ‖ q) in the mean. As a loss for p, with actions
+    drawn by p, it is that of KL(q ‖ p), the other way round; multiplied by the ratio p / p_old of
+    the policy that is learnt to the one that drew the actions it is that of KL(p ‖ q).
 
     Args:
         log_ratio: float [B], log r.
 
     Returns:
-        float [B], ≥ 0 in each row; its mean over a ~ π_old is the KL divergence.
+        float [B], ≥ 0 in each row; its mean over a ~ p is the KL divergence.
 
     Reference: Schulman, 2020, "Approximating KL divergence".
     """

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_pg import distributions, spaces
+from keras_pg import distributions, randomness, spaces
 from keras_pg.normalization import ObservationNormalization
 
 register = keras.saving.register_keras_serializable("keras_pg")
@@ -40,7 +40,9 @@ def _nth_seed(seed, n):
 class _Network(keras.Model):
     """Observations of a space → float features: preprocessing, normalization, encoder."""
 
-    def __init__(self, observation_space, encoder, normalize_observations, seed, **kwargs):
+    def __init__(
+        self, observation_space, encoder, normalize_observations, seed, beside=0, **kwargs
+    ):
         super().__init__(**kwargs)
         self.observation_space = spaces.from_config(observation_space)
         spaces.check_observation_space(self.observation_space)
@@ -52,10 +54,13 @@ class _Network(keras.Model):
         )
         self.encoder = mlp(seed=seed) if encoder is None else encoder
         # One symbolic call builds any kind of Keras model and tells the size of its features.
-        self.features_size = self.encoder(keras.Input((size,))).shape[-1]
+        self.features_size = self.encoder(keras.Input((size + beside,))).shape[-1]
 
-    def features(self, observations, training=False):
-        """Encoder output [B, F] for raw observations [B, ...] of the space."""
+    def features(self, observations, training=False, beside=()):
+        """Encoder output [B, F] for raw observations [B, ...] of the space.
+
+        `beside` are further inputs [B, ...] of the encoder, of the width given when it was made.
+        """
         if isinstance(self.observation_space, gymnasium.spaces.Discrete):
             index = tf.cast(observations, tf.int64) - int(self.observation_space.start)
             x = tf.one_hot(tf.cast(index, tf.int32), int(self.observation_space.n))
@@ -63,7 +68,7 @@ class _Network(keras.Model):
             x = tf.cast(observations, tf.float32)
         if self.normalization is not None:
             x = self.normalization(x)
-        return self.encoder(x, training=training)
+        return self.encoder(tf.concat([x, *beside], -1) if beside else x, training=training)
 
     def update_normalization(self, observations, mask):
         """Merges observations [B, ...] where `mask` [B] is True into the running statistics."""
@@ -195,3 +200,85 @@ class Critic(_Network):
 
     def call(self, observations, training=False):
         return tf.squeeze(self.head(self.features(observations, training)), axis=-1)
+
+
+@register
+class ActionCritic(_Network):
+    """An action-value function Q(s, a): observations and env-ready actions → values [B].
+
+    For Discrete actions the network has one output an action. Box actions are inputs of the network
+    beside the observation: clipped or squashed, as the environment gets them.
+
+    Args:
+        observation_space: Gymnasium space; Box of rank 1, or Discrete (one-hot encoded).
+        action_space: Gymnasium space; Discrete, or Box of rank 1.
+        encoder: any Keras model from float [B, size] to features [B, F]; default `mlp()`. For Box
+            actions its input has the action's numbers after the observation's.
+        normalize_observations: normalize Box observations by running statistics.
+        action_samples: for Box actions, how many actions `expectation` averages over.
+        seed: makes the initial weights reproducible.
+
+    Raises:
+        ValueError: a space is not supported.
+    """
+
+    def __init__(
+        self,
+        observation_space,
+        action_space,
+        encoder=None,
+        *,
+        normalize_observations=True,
+        action_samples=16,
+        seed=None,
+        **kwargs,
+    ):
+        action_space = spaces.from_config(action_space)
+        spaces.check_action_space(action_space)
+        discrete = isinstance(action_space, gymnasium.spaces.Discrete)
+        beside = 0 if discrete else action_space.shape[0]
+        super().__init__(
+            observation_space, encoder, normalize_observations, seed, beside=beside, **kwargs
+        )
+        self.action_space, self.discrete = action_space, discrete
+        self.action_samples = action_samples
+        self.head = keras.layers.Dense(
+            int(self.action_space.n) if self.discrete else 1,
+            kernel_initializer=keras.initializers.Orthogonal(1.0, seed=_nth_seed(seed, 1000)),
+        )
+        self.head.build((None, self.features_size))
+        self.built = True
+
+    def call(self, observations, actions, training=False):
+        if self.discrete:
+            index = tf.cast(actions, tf.int64) - int(self.action_space.start)
+            values = self.head(self.features(observations, training))
+            return tf.reduce_sum(values * tf.one_hot(index, values.shape[-1]), axis=-1)
+        actions = tf.cast(actions, tf.float32)
+        features = self.features(observations, training, beside=(actions,))
+        return tf.squeeze(self.head(features), axis=-1)
+
+    def expectation(self, observations, actor, seed):
+        """V(s) = E[Q(s, a)], a ~ π(·|s), [B]: exact for Discrete actions, else a sample mean.
+
+        Args:
+            observations: [B, ...].
+            actor: the policy π.
+            seed: integer [2], of the `action_samples` actions a state.
+        """
+        policy, parameters = actor.action_distribution, actor(observations)
+        if self.discrete:
+            values = self.head(self.features(observations))
+            return tf.reduce_sum(values * tf.nn.softmax(parameters), axis=-1)
+        k, b = self.action_samples, observations.shape[0]
+        noise = randomness.normal(seed, (k, b, policy.noise_size))
+        actions = tf.reshape(policy.to_env(policy.sample(parameters, noise)), (k * b, -1))
+        observations = tf.tile(observations, [k] + [1] * (len(observations.shape) - 1))
+        return tf.reduce_mean(tf.reshape(self(observations, actions), (k, b)), axis=0)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "action_space": spaces.to_config(self.action_space),
+            "action_samples": self.action_samples,
+        }

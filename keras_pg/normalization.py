@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 
-class _RunningMoments(keras.layers.Layer):
+class RunningMoments(keras.layers.Layer):
     """Count, mean and sum of squared deviations of a stream, per dimension, in float64."""
 
     def __init__(self, shape, trainable=False, **kwargs):
@@ -55,7 +55,7 @@ class _RunningMoments(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("keras_pg")
-class ObservationNormalization(_RunningMoments):
+class ObservationNormalization(RunningMoments):
     """Centres and scales each observation dimension by running statistics.
 
         y = clip((x - mean) / √(variance + ε), -clip, clip)
@@ -114,7 +114,7 @@ class ObservationNormalization(_RunningMoments):
 
 
 @keras.saving.register_keras_serializable("keras_pg")
-class RewardScaling(_RunningMoments):
+class RewardScaling(RunningMoments):
     """Divides rewards by the running standard deviation of the discounted return.
 
         R_t = γ R_{t-1} + r_t   (R restarts with each episode),   r'_t = clip(r_t / std(R))

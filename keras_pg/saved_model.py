@@ -217,8 +217,9 @@ class _Policy(tf.Module):
         if value:
             self.endpoints["value"] = trace(estimate, observation)
         read = {id(v) for function in self.endpoints.values() for v in function.variables}
+        networks = [network for network in (actor, critic) if network is not None]
         self.read_variables = [
-            v.value for v in [*actor.variables, *critic.variables] if id(v.value) in read
+            v.value for network in networks for v in network.variables if id(v.value) in read
         ]
 
 

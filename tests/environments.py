@@ -100,6 +100,28 @@ class Recording(Clockwork):
         return super().step(0)
 
 
+class Bandit(gymnasium.Env):
+    """A contextual bandit: three numbers are shown, and the reward of an arm is its number.
+
+    `seeds` are those it was reset with.
+    """
+
+    observation_space = Box(-1.0, 1.0, (3,))
+    action_space = Discrete(3)
+
+    def __init__(self):
+        self.seeds = []
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.seeds.append(seed)
+        self.shown = self.np_random.uniform(-1.0, 1.0, 3).astype(np.float32)
+        return self.shown, {}
+
+    def step(self, action):
+        return self.shown, float(self.shown[action]), True, False, {}
+
+
 def perturbed_agent(observation_space, action_space, seed=0, **options):
     """A built PPO agent with random weights and, where it normalizes, random statistics."""
     agent = keras_pg.PPO(seed=seed, **options)

@@ -16,8 +16,9 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 @pytest.fixture
 def short(tmp_path, monkeypatch):
-    """An empty directory, and `fit` for two small iterations, whatever is asked for."""
+    """An empty directory, `fit` for two small iterations and `evaluate` for two episodes."""
     fit, compile = keras_pg.Agent.fit, keras_pg.Agent.compile
+    evaluate = keras_pg.Agent.evaluate
 
     def short_fit(agent, env, *, total_timesteps=None, **arguments):
         arguments |= {"num_steps": 16, "epochs": 2, "steps_per_epoch": 1}
@@ -26,6 +27,10 @@ def short(tmp_path, monkeypatch):
     def quick_compile(agent, *arguments, **keyword_arguments):
         compile(agent, *arguments, **{**keyword_arguments, "jit_compile": False})
 
+    def short_evaluate(agent, env=None, episodes=2, **arguments):
+        return evaluate(agent, env, min(episodes, 2), **arguments)
+
+    monkeypatch.setattr(keras_pg.Agent, "evaluate", short_evaluate)
     monkeypatch.setattr(keras_pg.Agent, "fit", short_fit)
     monkeypatch.setattr(keras_pg.Agent, "compile", quick_compile)
     monkeypatch.chdir(tmp_path)

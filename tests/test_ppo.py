@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from stepping import make_rollout, step, weights
 
 import keras_pg
-from keras_pg import advantages
+from keras_pg.agents.ppo import Batch
+from keras_pg.returns import gae
 from keras_pg.rollouts.minibatches import Minibatches
-from keras_pg.rollouts.rollout import Rollout
 
 OBSERVATIONS = gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32)
 DISCRETE = gymnasium.spaces.Discrete(3)
@@ -27,40 +28,6 @@ def make_agent(action_space=DISCRETE, actor=None, critic=None, optimizer=None, *
     for variable in agent.trainable_variables:  # away from the near-uniform start
         variable.assign_add(0.3 * rng.normal(size=variable.shape))
     return agent
-
-
-def make_rollout(agent, T=8, N=4, seed=0, invalid=()):
-    rng = np.random.default_rng(seed)
-    observations = rng.uniform(-1, 1, (T, N, 3)).astype("float32")
-    parameters = agent.actor(observations.reshape(-1, 3))
-    policy = agent.actor.action_distribution
-    actions = policy.sample(parameters, policy.draw_noise(rng, (T * N,))).numpy()
-    valid = np.ones((T, N), bool)
-    for row in invalid:
-        valid[row] = False
-    return Rollout(
-        observations=observations,
-        actions=actions.reshape((T, N, *policy.action_shape)),
-        rewards=rng.normal(size=(T, N)).astype("float32"),
-        terminated=rng.random((T, N)) < 0.1,
-        truncated=rng.random((T, N)) < 0.1,
-        valid=valid,
-        timesteps=np.zeros((T, N), np.int32),
-        next_observations=rng.uniform(-1, 1, (T, N, 3)).astype("float32"),
-        episode_returns=np.zeros((T, N), np.float32),
-        discounted_returns=rng.normal(size=(T, N)).astype("float32"),
-    )
-
-
-def step(agent, rollout):
-    """One train step as a graph; the logs as floats."""
-    rollout = tf.nest.map_structure(tf.constant, rollout)
-    logs = tf.function(agent.train_step, autograph=False)(rollout)
-    return {name: float(value) for name, value in logs.items()}
-
-
-def weights(agent):
-    return [v.numpy().copy() for v in agent.trainable_variables]
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -98,10 +65,10 @@ def test_ratio_is_one_before_the_first_gradient_step(action_space, squash):
     ratios = []
 
     class Recording(keras_pg.PPO):
-        def surrogate_loss(self, observations, actions, old_log_probs, *rest):
-            log_probs = policy.log_prob(self.actor(observations), actions)
-            ratios.append(tf.exp(log_probs - old_log_probs).numpy())
-            return super().surrogate_loss(observations, actions, old_log_probs, *rest)
+        def surrogate_loss(self, batch):
+            log_probs = policy.log_prob(self.actor(batch.observations), batch.actions)
+            ratios.append(tf.exp(log_probs - batch.old_log_probs).numpy())
+            return super().surrogate_loss(batch)
 
     policy = agent.actor.action_distribution
     agent.__class__ = Recording
@@ -130,7 +97,7 @@ def test_one_epoch_one_minibatch_is_the_actor_critic_step(action_space):
     next_observations = rollout.next_observations.reshape(-1, 3)
     actions = rollout.actions.reshape((32, -1))
     values = agent.critic(observations)
-    psi = advantages.gae(
+    psi = gae(
         tf.constant(rollout.rewards),
         tf.reshape(values, (8, 4)),
         tf.reshape(agent.critic(next_observations), (8, 4)),
@@ -388,8 +355,8 @@ def test_the_step_that_breaks_target_kl_is_not_applied():
     history = []
 
     class Recording(keras_pg.PPO):
-        def surrogate_loss(self, *batch):
-            rows = super().surrogate_loss(*batch)
+        def surrogate_loss(self, batch):
+            rows = super().surrogate_loss(batch)
             history.append(float(tf.reduce_mean(rows["approx_kl"])))
             return rows
 
@@ -425,15 +392,21 @@ def test_reward_scaling_leaves_the_rollout_raw():
 def test_gradients_reach_only_their_own_network():
     agent = make_agent()
     rollout = make_rollout(agent)
-    batch = [rollout.observations.reshape(-1, 3), rollout.actions.reshape(-1)]
-    old = agent.actor.action_distribution.log_prob(agent.actor(batch[0]), batch[1])
+    observations, actions = rollout.observations.reshape(-1, 3), rollout.actions.reshape(-1)
+    parameters = agent.actor(observations)
+    old = agent.actor.action_distribution.log_prob(parameters, actions)
     values, returns, advantage = (
         tf.zeros(32),
         tf.ones(32),
         tf.random.stateless_normal((32,), (0, 1)),
     )
     with tf.GradientTape(persistent=True) as tape:
-        rows = agent.surrogate_loss(*batch, old, values, returns, advantage)
+        rows = agent.surrogate_loss(
+            Batch(
+                *(observations, actions, parameters, old, parameters),
+                *(values, returns, advantage),
+            )
+        )
     actor, critic = agent.actor.trainable_variables, agent.critic.trainable_variables
     assert all(g is None for g in tape.gradient(rows["policy_loss"], critic))
     assert all(g is None for g in tape.gradient(rows["value_loss"], actor))

@@ -705,7 +705,9 @@ def test_a_poller_never_sees_a_version_that_is_not_complete(tmp_path, small_agen
     seen, incomplete, done = set(), [], threading.Event()
 
     def poll():
-        while not done.is_set():
+        last = False
+        while not last:
+            last = done.is_set()  # one look more after the last export
             for name in os.listdir(tmp_path):
                 if name.isdigit():
                     seen.add(name)
@@ -730,7 +732,6 @@ def test_a_poller_never_sees_a_version_that_is_not_complete(tmp_path, small_agen
         for _ in range(90):
             small_agent.export(tmp_path)
     finally:
-        time.sleep(0.01)
         done.set()
         poller.join()
     assert not incomplete

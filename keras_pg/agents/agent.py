@@ -10,20 +10,21 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_pg import saved_model, spaces
-from keras_pg.agents.hyperparameters import (
+from keras_pg import advantages, saved_model, spaces
+from keras_pg.callbacks import RaiseOnNonFinite, StopAfterTimesteps
+from keras_pg.hyperparameters import (
     Hyperparameter,
     check_count,
     check_flag,
     check_range,
 )
-from keras_pg.callbacks import RaiseOnNonFinite
-from keras_pg.networks import Actor, Critic
+from keras_pg.networks import ActionCritic, Actor, Critic
 from keras_pg.normalization import RewardScaling
 from keras_pg.rollouts import collector_for, make_vector_env
 from keras_pg.rollouts.acting import engine_for
 from keras_pg.rollouts.dataset import OnDemandDataset
 from keras_pg.rollouts.evaluation import Episodes, play_episodes
+from keras_pg.rollouts.minibatches import flatten_time
 
 
 class Means(keras.metrics.Metric):
@@ -57,8 +58,15 @@ class Agent(keras.Model):
     Args:
         actor: None for a default network made from the environment's spaces, any Keras model to
             be used as its encoder, or an `Actor`.
-        critic: the same for the value function, or a `Critic`.
+        critic: the same for the value function, or a `Critic` (an `ActionCritic` where `advantage`
+            needs one of actions).
         gamma: discount factor γ in [0, 1].
+        advantage: Ψ_t, by name or as an object, see `keras_pg.advantages`. It decides whether
+            there is a critic, and of what.
+        gae_lambda: λ of the critic's targets, the λ-returns, and of Ψ_t where that is "gae".
+        discount_weighting: multiply Ψ_t by γ^t, t counted from the start of the episode. That is
+            the gradient of the discounted return; without it, as usually practised, late steps
+            count as much as early ones.
         normalize_observations: normalize Box observations by running statistics, in the networks.
         normalize_rewards: divide rewards by the running deviation of the return, in training only.
         squash_actions: squash Gaussian actions by tanh into the bounds instead of clipping them.
@@ -68,6 +76,10 @@ class Agent(keras.Model):
             seeds. Encoders that are passed in have the weights they were made with.
     """
 
+    # Rollouts are of one whole episode in each environment, of at most `num_steps` steps.
+    whole_episodes = False
+    # Each so many environments in a row start their episodes alike.
+    group_size = 1
     # Gradient steps split a rollout into this many parts; it must divide num_steps · num_envs.
     num_minibatches = 1
     default_num_steps = 128
@@ -79,14 +91,30 @@ class Agent(keras.Model):
         critic,
         *,
         gamma,
+        advantage,
+        gae_lambda,
+        discount_weighting,
         normalize_observations,
         normalize_rewards,
         squash_actions,
         seed,
         name=None,
+        more_tracked=(),
     ):
         super().__init__(name=name)
+        self.tracked = (*type(self).tracked, *more_tracked)
         self.gamma = check_range("gamma", gamma, 0.0, 1.0)
+        # With statistics of its own, even where one object is given to several agents.
+        self._advantage = advantages.get(advantage).fresh()
+        # Where Keras finds them, to be saved with the agent.
+        self.advantage_layers = list(self._advantage.layers)
+        self.gae_lambda = check_range("gae_lambda", gae_lambda, 0.0, 1.0)
+        self.discount_weighting = check_flag("discount_weighting", discount_weighting)
+        if self.advantage.critic is None and critic is not None:
+            raise ValueError(
+                f"advantage={advantage!r} needs no critic, so the one passed in would not be used. "
+                "Leave it out, or choose another advantage."
+            )
         self.normalize_observations = check_flag("normalize_observations", normalize_observations)
         self.normalize_rewards = check_flag("normalize_rewards", normalize_rewards)
         self.squash_actions = check_flag("squash_actions", squash_actions)
@@ -114,6 +142,11 @@ class Agent(keras.Model):
         self.update_means = Means(self.tracked, name="update_means")
         self.episode_means = Means(("episode_return", "episode_length"), name="episode_means")
 
+    @property
+    def advantage(self):
+        """Ψ_t, a `keras_pg.advantages.Advantage`. Settled when the agent is made."""
+        return self._advantage
+
     # ------------------------------------------------------------------ building and compiling
 
     def build(self, observation_space, action_space):
@@ -139,17 +172,24 @@ class Agent(keras.Model):
                 seed=self.seed,
                 name="actor",
             )
-        if isinstance(critic, Critic):
-            built = critic.observation_space, action_space
+        kind = {None: None, "state": Critic, "action": ActionCritic}[self.advantage.critic]
+        if isinstance(critic, Critic | ActionCritic):
+            if not isinstance(critic, kind):
+                raise ValueError(f"{self.advantage!r} needs {kind.__name__}, received {critic!r}.")
+            built = critic.observation_space, getattr(critic, "action_space", action_space)
             spaces.check_same_spaces(built, (observation_space, action_space))
-        else:
-            critic = Critic(
+        elif kind is not None:
+            critic = kind(
                 observation_space,
+                **({"action_space": action_space} if kind is ActionCritic else {}),
                 encoder=critic,
                 normalize_observations=self.normalize_observations,
                 seed=self.seed + 1,
                 name="critic",
             )
+        if getattr(self, "reference", None) is not None:
+            built = self.reference.observation_space, self.reference.action_space
+            spaces.check_same_spaces(built, (observation_space, action_space))
         self.actor, self.critic = actor, critic
         if self.compiled:
             self._build_optimizers()
@@ -163,14 +203,19 @@ class Agent(keras.Model):
     def _actor_and_critic_variables(self):
         actor_variables = self.actor.trainable_variables
         shared = {id(variable) for variable in actor_variables}
-        rest = [v for v in self.critic.trainable_variables if id(v) not in shared]
-        return actor_variables, rest
+        critic_variables = [] if self.critic is None else self.critic.trainable_variables
+        return actor_variables, [v for v in critic_variables if id(v) not in shared]
+
+    def optimized_variables(self):
+        """What the optimizers move: the actor's variables, then the critic's own."""
+        actor_variables, critic_variables = self._actor_and_critic_variables()
+        return [*actor_variables, *critic_variables]
 
     def _build_optimizers(self):
-        actor_variables, critic_variables = self._actor_and_critic_variables()
         if self.critic_optimizer is None:
-            self.optimizer.build([*actor_variables, *critic_variables])
+            self.optimizer.build(self.optimized_variables())
         else:
+            actor_variables, critic_variables = self._actor_and_critic_variables()
             self.optimizer.build(actor_variables)
             self.critic_optimizer.build(critic_variables)
 
@@ -191,7 +236,7 @@ class Agent(keras.Model):
 
         Args:
             optimizer: a Keras optimizer for actor and critic together; default
-                Adam(3e-4, epsilon=1e-5, global_clipnorm=0.5).
+                `default_optimizer()`.
             critic_optimizer: a Keras optimizer for the critic's own variables; `optimizer` is
                 then the actor's alone.
             run_eagerly: run `train_step` in Python, to debug it.
@@ -235,6 +280,9 @@ class Agent(keras.Model):
             "actor": actor,
             "critic": critic,
             "gamma": self.gamma,
+            "advantage": self.advantage,
+            "gae_lambda": self.gae_lambda,
+            "discount_weighting": self.discount_weighting,
             "normalize_observations": self.normalize_observations,
             "normalize_rewards": self.normalize_rewards,
             "squash_actions": self.squash_actions,
@@ -290,7 +338,9 @@ class Agent(keras.Model):
         Args:
             env: an environment id, a `gymnasium.Env`, a factory, or a `gymnasium.vector.VectorEnv`.
             total_timesteps: environment steps to train for, rounded up to whole epochs. Unless
-                `steps_per_epoch` is given, 10 to 30 epochs, the number that rounds least.
+                `steps_per_epoch` is given, 10 to 30 epochs, the number that rounds least. Agents
+                that play whole episodes stop after the iteration that reaches it; their epochs have
+                5 iterations by default, and the number of epochs shown is only a bound.
             num_envs: copies of an id or factory to step side by side; default 8.
             num_steps: T, steps of each environment in a rollout.
             vectorization: "sync" or "async" (one process an environment).
@@ -324,10 +374,28 @@ class Agent(keras.Model):
         with contextlib.ExitStack() as cleanup:
             cleanup.enter_context(_closing(env, ours))
             batch_size = num_steps * env.num_envs
+            if env.num_envs % self.group_size:
+                raise ValueError(
+                    f"num_envs={env.num_envs} is no multiple of group_size={self.group_size}."
+                )
             if batch_size % self.num_minibatches:
                 raise ValueError(
                     f"num_steps={num_steps} · num_envs={env.num_envs} = {batch_size} steps cannot "
                     f"be split into num_minibatches={self.num_minibatches} equal parts."
+                )
+            stop = []
+            if self.whole_episodes and epochs is None:
+                # How many iterations that is only the episodes can tell: at most one for each step.
+                total_timesteps = _total_timesteps(total_timesteps)
+                if initial_epoch:
+                    raise ValueError(
+                        f"initial_epoch={initial_epoch} with total_timesteps: epochs of whole "
+                        "episodes have no fixed number of steps. Give epochs in its place."
+                    )
+                stop = [StopAfterTimesteps(total_timesteps)]
+                batch_size, steps_per_epoch = (
+                    env.num_envs,
+                    5 if steps_per_epoch is None else steps_per_epoch,
                 )
             epochs, steps_per_epoch = _schedule(
                 total_timesteps, batch_size, epochs, steps_per_epoch
@@ -338,7 +406,7 @@ class Agent(keras.Model):
                     f"steps_per_execution={self.steps_per_execution}: with a Gymnasium environment "
                     "it must be 1, or rollouts would be collected while the policy changes."
                 )
-            collector = self._collector(env, num_steps)
+            collector = self._collector(env, num_steps, self.whole_episodes)
             traced_with = collector.signature, self._constants()
             if traced_with != self._traced_with:
                 # Keras would relax the shapes to cover both; a train step needs to know its own.
@@ -360,7 +428,7 @@ class Agent(keras.Model):
                 epochs=epochs,
                 steps_per_epoch=steps_per_epoch,
                 initial_epoch=initial_epoch,
-                callbacks=[RaiseOnNonFinite(), *_as_list(callbacks)],
+                callbacks=[RaiseOnNonFinite(), *stop, *_as_list(callbacks)],
                 verbose=verbose,
                 validation_freq=validation_freq,
                 **validation,
@@ -372,13 +440,14 @@ class Agent(keras.Model):
         if not self.compiled:
             self.compile()
 
-    def _collector(self, env, num_steps):
+    def _collector(self, env, num_steps, whole_episodes=False):
         return collector_for(
             env,
             self.actor,
             num_steps=num_steps,
             gamma=self.gamma,
             engine_for=self._engine_for,
+            whole_episodes=whole_episodes,
         )
 
     def _constants(self):
@@ -386,7 +455,7 @@ class Agent(keras.Model):
         return {
             name: value
             for name, value in self.get_config().items()
-            if name not in ("actor", "critic")
+            if name not in ("actor", "critic", "advantage", "reference")
             and not isinstance(getattr(type(self), name, None), Hyperparameter)
         }
 
@@ -400,15 +469,93 @@ class Agent(keras.Model):
 
         def collect():
             nonlocal iteration
-            if iteration is None:
+            first = iteration is None
+            if first:
                 # Here and not earlier: a callback may have restored weights since `fit` began.
                 iteration = int(self.iteration.numpy())
-                collector.reset(_environment_seed(self.seed, iteration))
+            if first or self.whole_episodes:
+                collector.reset(_environment_seed(self.seed, iteration), self.group_size)
             rng = np.random.default_rng([self.seed, iteration])
             iteration += 1
             return collector.collect(rng)
 
         return collect
+
+    def criticize(self, rollout):
+        """The rollout with the critic's values of its states, and rewards scaled if they are to be.
+
+        Returns:
+            `keras_pg.advantages.Evaluated`, every field [T, N].
+        """
+        rewards = rollout.rewards
+        if self.reward_scaling is not None:
+            rewards = self.reward_scaling(rewards)
+        values = next_values = tf.zeros_like(rewards)
+        action_values = None
+        if self.advantage.critic is not None:
+            rows = flatten_time(rollout)
+            if self.advantage.critic == "state":
+                values, next_values = map(self.critic, (rows.observations, rows.next_observations))
+            else:
+                values, next_values = (
+                    self.critic.expectation(observations, self.actor, seed=self.iteration_seed())
+                    for observations in (rows.observations, rows.next_observations)
+                )
+                action_values = self.predictions(rows.observations, rows.actions)
+                action_values = tf.reshape(action_values, rewards.shape)
+            values, next_values = (tf.reshape(x, rewards.shape) for x in (values, next_values))
+            if action_values is not None:
+                # A state has one value, though it is a mean over sampled actions: or what one
+                # step gains by the noise, the next would not lose.
+                goes_on = tf.logical_not(rollout.terminated | rollout.truncated)[:-1]
+                following = tf.where(goes_on, values[1:], next_values[:-1])
+                next_values = tf.concat([following, next_values[-1:]], axis=0)
+        return advantages.Evaluated(
+            rollout.observations,
+            rewards,
+            values,
+            next_values,
+            action_values,
+            rollout.terminated,
+            rollout.truncated,
+            rollout.valid,
+            rollout.timesteps,
+            self.gamma,
+            self.gae_lambda,
+        )
+
+    @property
+    def gradient_steps(self):
+        """What schedules of hyperparameters are functions of."""
+        return self.optimizer.iterations
+
+    def iteration_seed(self):
+        """An integer seed [2] for this iteration's shuffling and sampling."""
+        return tf.stack([tf.cast(self.seed, tf.int64), self.iteration.value])
+
+    def predictions(self, observations, actions):
+        """The critic's V(s) or Q(s, a), [B], for raw actions; zeros without a critic."""
+        if self.advantage.critic is None:
+            return tf.zeros(tf.shape(actions)[:1])
+        if self.advantage.critic == "state":
+            return self.critic(observations)
+        return self.critic(observations, self.actor.action_distribution.to_env(actions))
+
+    def psi(self, evaluated):
+        """Ψ_t [T, N] of an `Evaluated` rollout."""
+        if self.discount_weighting:
+            return self.advantage.discounted(evaluated)
+        return self.advantage(evaluated)
+
+    def learn_statistics(self, rollout, evaluated):
+        """Merges the rollout into every running statistic. They are frozen until then."""
+        rows = flatten_time(rollout)
+        for network in (self.actor, self.critic):
+            if network is not None:
+                network.update_normalization(rows.observations, rows.valid)
+        if self.reward_scaling is not None:
+            self.reward_scaling.update(rows.discounted_returns, rows.valid)
+        self.advantage.learn(evaluated)
 
     def apply_if_finite(self, gradients, variables, unless):
         """Applies a gradient step, but not one that holds NaN or infinity.
@@ -640,6 +787,10 @@ class Agent(keras.Model):
         """
         if self.actor is None:
             raise ValueError("There is no policy to export yet: call `fit` or `build` first.")
+        if value and not isinstance(self.critic, Critic):
+            raise ValueError(
+                f"value=True, but {self.advantage!r} makes an agent without a critic of states."
+            )
         return saved_model.export(self, path, format=format, value=value)
 
 
@@ -660,6 +811,10 @@ def _environment_seed(seed, iteration):
     return int(np.random.SeedSequence([seed, iteration]).generate_state(1)[0] >> 1)
 
 
+def _total_timesteps(total_timesteps):
+    return check_count("total_timesteps", 100_000 if total_timesteps is None else total_timesteps)
+
+
 def _schedule(total_timesteps, batch_size, epochs, steps_per_epoch):
     """(epochs, steps_per_epoch) from whichever of the three the user has given."""
     if epochs is not None:
@@ -670,10 +825,7 @@ def _schedule(total_timesteps, batch_size, epochs, steps_per_epoch):
             )
         steps_per_epoch = 10 if steps_per_epoch is None else steps_per_epoch
         return check_count("epochs", epochs), check_count("steps_per_epoch", steps_per_epoch)
-    total_timesteps = check_count(
-        "total_timesteps", 100_000 if total_timesteps is None else total_timesteps
-    )
-    iterations = math.ceil(total_timesteps / batch_size)
+    iterations = math.ceil(_total_timesteps(total_timesteps) / batch_size)
     if steps_per_epoch is not None:
         return math.ceil(
             iterations / check_count("steps_per_epoch", steps_per_epoch)

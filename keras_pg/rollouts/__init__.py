@@ -4,7 +4,7 @@ from keras_pg.rollouts.acting import engine_for
 from keras_pg.rollouts.vector_env import VectorEnvCollector, make_vector_env
 
 
-def collector_for(env, actor, *, num_steps, gamma, engine_for=engine_for):
+def collector_for(env, actor, *, num_steps, gamma, engine_for=engine_for, whole_episodes=False):
     """The collector of T = `num_steps` steps for an environment: the one place to look at its type.
 
     Args:
@@ -13,6 +13,7 @@ def collector_for(env, actor, *, num_steps, gamma, engine_for=engine_for):
         num_steps: T.
         gamma: discount of `Rollout.discounted_returns`.
         engine_for: (actor, num_envs) → an acting engine.
+        whole_episodes: see `VectorEnvCollector`.
     """
     return VectorEnvCollector(
         env,
@@ -20,6 +21,7 @@ def collector_for(env, actor, *, num_steps, gamma, engine_for=engine_for):
         actor.action_distribution,
         num_steps=num_steps,
         gamma=gamma,
+        whole_episodes=whole_episodes,
     )
 
 

@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from keras_pg import randomness
+
 
 def flatten_time(rollout):
     """Every field [T, N, ...] as [B, ...], B = T·N."""
@@ -26,7 +28,7 @@ class Minibatches:
         self.count = epochs * num_minibatches
         self._rows = None
         if num_minibatches > 1:
-            rows = tf.argsort(_random_keys(seed, (epochs, batch_size)), axis=-1)
+            rows = tf.argsort(randomness.bits(seed, (epochs, batch_size)), axis=-1)
             self._rows = tf.reshape(rows, (self.count, batch_size // num_minibatches))
 
     def split(self, x):
@@ -41,26 +43,3 @@ class Minibatches:
         if self._rows is None:
             return (*batch, *(x[0] for x in split))
         return (*(tf.gather(x, self._rows[i]) for x in batch), *(x[i] for x in split))
-
-
-def _random_keys(seed, shape):
-    """Pseudo-random int64 in [0, 2³²), by hashing seed and position.
-
-    TensorFlow's own stateless generators give other numbers under XLA than outside of it, and so a
-    compiled agent would be another one than the same agent run eagerly. Integer arithmetic is the
-    same everywhere. The hash is "lowbias32", a bijection of 32-bit integers with the bias of its
-    output bits measured to be small (Wellons, hash-prospector, public domain).
-    """
-    keys = tf.range(shape[0] * shape[1])
-    keys = tf.cast(keys, tf.uint32)
-    for word in tf.unstack(tf.cast(seed, tf.uint32)):
-        keys = _hash(keys ^ _hash(word + tf.constant(0x9E3779B9, tf.uint32)))
-    return tf.reshape(tf.cast(keys, tf.int64), shape)
-
-
-def _hash(x):
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
-        x = (x ^ tf.bitwise.right_shift(x, tf.constant(shift, tf.uint32))) * tf.constant(
-            factor, tf.uint32
-        )
-    return x

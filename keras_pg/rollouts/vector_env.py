@@ -92,10 +92,11 @@ class SerialVectorEnv(SyncVectorEnv):
         """Starts new episodes: in all environments, or where `options["reset_mask"]` is True."""
         options = dict(options or {})
         mask = options.pop("reset_mask", np.ones(self.num_envs, bool))
+        seeds = seed
+        if seed is None or isinstance(seed, int):
+            seeds = [None if seed is None else seed + i for i in range(self.num_envs)]
         for i in np.flatnonzero(mask):
-            self._latest[i], _ = self.envs[i].reset(
-                seed=None if seed is None else seed + int(i), options=options or None
-            )
+            self._latest[i], _ = self.envs[i].reset(seed=seeds[i], options=options or None)
         return self._observations_of_all(), {}
 
     def step(self, actions):
@@ -129,14 +130,17 @@ class VectorEnvCollector:
         action_distribution: the actor's, for its noise and the shape of its actions.
         num_steps: T, steps of each environment in a rollout.
         gamma: discount of `Rollout.discounted_returns`.
+        whole_episodes: a rollout holds the first episode of each environment, and rows after its
+            end are invalid; an episode is truncated after T steps. `reset` comes before each.
     """
 
-    def __init__(self, env, engine, action_distribution, *, num_steps, gamma):
+    def __init__(self, env, engine, action_distribution, *, num_steps, gamma, whole_episodes=False):
         self.env = env
         self.engine = engine
         self.action_distribution = action_distribution
         self.num_steps = num_steps
         self.gamma = gamma
+        self.whole_episodes = whole_episodes
         self._mode = _autoreset_mode(env)
         self._action_dtype = env.single_action_space.dtype
         # Gymnasium's `Discrete.contains`, which many environments assert in each step, is quick for
@@ -167,12 +171,21 @@ class VectorEnvCollector:
             discounted_returns=number,
         )
 
-    def reset(self, seed):
-        """Starts new episodes; environment i is seeded with `seed + i`."""
+    def reset(self, seed, group_size=1):
+        """Starts new episodes; environment i is seeded with `seed + i // group_size`."""
         n = self.env.num_envs
         # One integer: some vector environments take no list, and to Gymnasium's it means the same.
-        self._observations, _ = self.env.reset(seed=int(seed))
+        seeds = int(seed)
+        if group_size > 1:
+            if not isinstance(self.env.unwrapped, SyncVectorEnv | AsyncVectorEnv):
+                raise ValueError(
+                    f"Groups of {group_size} need environments that are seeded one by one: an id, "
+                    f"a factory, a SyncVectorEnv or an AsyncVectorEnv, not {self.env}."
+                )
+            seeds = [int(seed) + i // group_size for i in range(n)]
+        self._observations, _ = self.env.reset(seed=seeds)
         self._just_ended = np.zeros(n, bool)
+        self._finished = np.zeros(n, bool)
         self._timesteps = np.zeros(n, np.int32)
         self._episode_returns = np.zeros(n, np.float64)
         self._discounted_returns = np.zeros(n, np.float64)
@@ -199,7 +212,11 @@ class VectorEnvCollector:
             *(np.empty(spec.shape, spec.dtype.as_numpy_dtype) for spec in self.signature)
         )
         rollout.valid[:] = True
+        steps = T
         for t in range(T):
+            if self.whole_episodes and self._finished.all():
+                steps = t
+                break
             try:
                 self._step(rollout, t, noise[t])
             except Exception as error:
@@ -207,9 +224,26 @@ class VectorEnvCollector:
                 self._check_finite(rollout, t)
                 error.add_note(f"{WHILE_STEPPING} {self.env}, step {self._steps + t} of each.")
                 raise
+        if self.whole_episodes:
+            self._keep_first_episodes(rollout, steps)
         self._check_finite(rollout, T)
-        self._steps += T
+        self._steps += steps
         return rollout
+
+    def _keep_first_episodes(self, rollout, steps):
+        """Makes of the rows after the first episode, and after `steps`, copies of the first row.
+
+        They are not valid, but go through the networks: they must be finite and in the space.
+        """
+        ended = rollout.terminated | rollout.truncated
+        ended[steps:] = False
+        valid = np.cumsum(ended, axis=0) - ended == 0
+        valid[steps:] = False
+        for field in rollout:
+            for i in range(self.env.num_envs):
+                field[~valid[:, i], i] = field[0, i]
+        rollout.valid[:] = valid
+        rollout.truncated[-1] |= ~ended.any(axis=0)
 
     def _step(self, rollout, t, noise):
         rollout.observations[t] = self._observations
@@ -239,6 +273,7 @@ class VectorEnvCollector:
             self._restart(self._just_ended)
         ended = terminated | truncated
         self._just_ended = ended
+        self._finished |= ended
         if not ended.any():
             return
         if self._mode is AutoresetMode.SAME_STEP:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_pg.advantages import gae, normalize
+from keras_pg.returns import gae, n_step, normalize, reward_to_go, total_return
 
 ROUNDING = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -328,3 +328,68 @@ def test_minibatches_are_normalized_each_on_its_own():
 def test_minibatches_of_other_shapes_are_refused(advantages_shape, mask_shape):
     with pytest.raises(ValueError, match=r"\[K, B\]"):
         normalize(tf.zeros(advantages_shape), tf.ones(mask_shape, tf.bool))
+
+
+# ---------------------------------------------------------------------- other sums over rollouts
+
+
+def slow_sums(rewards, values, next_values, terminated, truncated, gamma, n, valid):
+    """(n-step advantage, reward to go, total return) of each step, as sums of their definitions."""
+    steps, envs = rewards.shape
+    n_steps, to_go, total = (np.zeros_like(rewards) for _ in range(3))
+    for i in range(envs):
+        first = 0
+        for t in range(steps):
+            if not valid[t, i] or (t and (terminated | truncated | ~valid)[t - 1, i]):
+                first = t
+            if not valid[t, i]:
+                continue
+            taken, rest = 0.0, 0.0
+            for k in range(t, steps):
+                if k - t < n:
+                    taken += gamma ** (k - t) * rewards[k, i]
+                rest += gamma ** (k - t) * rewards[k, i]
+                cut = terminated[k, i] or truncated[k, i] or k == steps - 1
+                cut = cut or not valid[k + 1, i]
+                bootstrap = 0.0 if terminated[k, i] else gamma ** (k - t + 1) * next_values[k, i]
+                if k - t == n - 1 or (cut and k - t < n):
+                    n_steps[t, i] = taken + bootstrap - values[t, i]
+                if cut:
+                    to_go[t, i] = rest + bootstrap
+                    break
+            total[t, i] = to_go[first, i]
+    return n_steps, to_go, total
+
+
+@pytest.mark.parametrize("n", [1, 3, 20])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_sums_are_those_of_their_definitions_with_reset_rows_too(n, seed):
+    rewards, values, next_values, terminated, truncated = random_rollout(12, seed=seed)
+    # Only after an episode's end does an environment spend a row on its reset, and that ends none.
+    valid = np.ones((12, 4), bool)
+    for t in range(1, 12):
+        ended = (terminated | truncated)[t - 1] & valid[t - 1]
+        valid[t] = ~(ended & (np.arange(4) < 2))
+        terminated[t] &= valid[t]
+        truncated[t] &= valid[t]
+    # Inside an episode a successor is the next state.
+    goes_on = ~(terminated | truncated)[:-1]
+    next_values[:-1] = np.where(goes_on, values[1:], next_values[:-1])
+    expected = slow_sums(rewards, values, next_values, terminated, truncated, 0.9, n, valid)
+    ends = {"terminated": terminated, "truncated": truncated, "gamma": 0.9, "valid": valid}
+    found = (
+        n_step(rewards, values, next_values, n=n, **ends),
+        reward_to_go(rewards, next_values, **ends),
+        total_return(rewards, next_values, **ends),
+    )
+    for one, other in zip(found, expected):
+        np.testing.assert_allclose(one.numpy()[valid], other[valid], **ROUNDING)
+
+
+def test_nan_is_not_normalized_to_zero():
+    advantages, mask = tf.constant([1.0, np.nan, 2.0, 3.0]), tf.constant([True] * 4)
+    for jit_compile in (None, False, True):
+        compiled = (
+            normalize if jit_compile is None else tf.function(normalize, jit_compile=jit_compile)
+        )
+        assert np.isnan(compiled(advantages, mask)).all()

@@ -11,14 +11,15 @@ class Hyperparameter:
 
     It behaves as `keras.optimizers.Optimizer.learning_rate` does. A number is held in a variable,
     so setting it from a callback needs no new trace. A `LearningRateSchedule` is evaluated at
-    `agent.optimizer.iterations`, the number of gradient steps taken.
+    `agent.gradient_steps`, the number of gradient steps taken.
 
     Args:
         low, low_open: the least number it may be, and whether it must be above that.
+        optional: it may be None when the agent is made, and then stays None.
     """
 
-    def __init__(self, low=0.0, *, low_open=False):
-        self.low, self.low_open = low, low_open
+    def __init__(self, low=0.0, *, low_open=False, optional=False):
+        self.low, self.low_open, self.optional = low, low_open, optional
 
     def __set_name__(self, owner, name):
         self.name, self.slot = name, f"_{name}_value"
@@ -28,11 +29,15 @@ class Hyperparameter:
             return self
         value = getattr(agent, self.slot)
         if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
-            return value(agent.optimizer.iterations)
-        return value.value
+            return value(agent.gradient_steps)
+        return None if value is None else value.value
 
     def __set__(self, agent, value):
         current = getattr(agent, self.slot, None)
+        if self.optional and not hasattr(agent, self.slot) and value is None:
+            return setattr(agent, self.slot, None)
+        if self.optional and hasattr(agent, self.slot) and current is None:
+            raise ValueError(f"{self.name} was None when the agent was made, and stays None.")
         scheduled = isinstance(value, keras.optimizers.schedules.LearningRateSchedule)
         if not scheduled:
             value = check_range(self.name, value, self.low, low_open=self.low_open)
@@ -54,12 +59,12 @@ class Hyperparameter:
     def config(self, agent):
         """The schedule, or the current number."""
         value = getattr(agent, self.slot)
-        if not isinstance(value, keras.Variable):
+        if not isinstance(value, keras.Variable):  # None is one of them
             return value
         return float(str(value.numpy()))  # 0.2 rather than the float64 nearest to float32's 0.2
 
 
-def check_range(name, value, low, high=math.inf, *, low_open=False):
+def check_range(name, value, low, high=math.inf, *, low_open=False, high_open=False):
     """`value` as a float; a `ValueError` that names it unless it is finite and in [low, high]."""
     number = isinstance(value, (int, float, np.integer, np.floating))
     if (
@@ -68,9 +73,10 @@ def check_range(name, value, low, high=math.inf, *, low_open=False):
         or not math.isfinite(value)
         or not low <= value <= high
         or (low_open and value == low)
+        or (high_open and value == high)
     ):
         left = "(" if low_open else "["
-        right = f"{high})" if math.isinf(high) else f"{high}]"
+        right = f"{high})" if math.isinf(high) or high_open else f"{high}]"
         raise ValueError(f"{name} must be a number in {left}{low}, {right}, received {value!r}.")
     return float(value)
 

@@ -1,0 +1,200 @@
+"""Group relative policy optimization (GRPO).
+
+Paper: Shao et al., 2024, "DeepSeekMath", arXiv:2402.03300, section 4.1. For environments: an answer
+is an episode, a token a step, and the question its first state.
+
+One iteration, as `GRPO.train_step` carries it out on one whole episode in each of N environments,
+of which each G in a row, a group, began in the same state:
+
+    1. Evaluate the policy that collected, log π_old(a|s), and the reference policy.
+    2. Each step of episode i has the advantage Â_i = (R_i - mean(R_group)) / std(R_group): how much
+       better its return is than those of its group. There is no critic.
+    3. For K epochs, in minibatches, ascend
+
+           E[ min(r Â, clip(r, 1-ε, 1+ε') Â) ] - β KL(π ‖ π_ref) + c_e E[H(π)],   r = π / π_old
+
+       (eq. 3), where the mean is first over the steps of an episode, then over episodes, or is
+       another one of `normalization`.
+    4. Merge the rollout into the running statistics of observations.
+"""
+
+import keras
+import tensorflow as tf
+
+from keras_pg import losses
+from keras_pg.agents.ppo import PPO
+from keras_pg.hyperparameters import Hyperparameter, check_count
+from keras_pg.returns import group_advantages, reward_to_go
+from keras_pg.rollouts.minibatches import Minibatches, flatten_time
+
+
+def step_weights(valid, normalization):
+    """The weight of each step in the loss, of sum 1 but for "constant".
+
+        "sequence": 1 / (N · length of its episode)     "token": 1 / (all steps)
+        "constant": 1 / (N · T)
+
+    Args:
+        valid: bool [T, N], of one episode in each column.
+        normalization: its name.
+
+    Returns:
+        float32 [T, N].
+
+    References: "sequence" is GRPO's own mean, which makes a step of a long episode count less;
+    "token" DAPO's (arXiv:2503.14476, eq. 8), "constant" Dr. GRPO's (arXiv:2503.20783).
+    """
+    weights = tf.cast(valid, tf.float32)
+    steps, episodes = valid.shape
+    if normalization == "sequence":
+        lengths = tf.reduce_sum(weights, axis=0)
+        return tf.math.divide_no_nan(weights, lengths * episodes)
+    if normalization == "token":
+        return tf.math.divide_no_nan(weights, tf.reduce_sum(weights))
+    return weights / (steps * episodes)
+
+
+@keras.saving.register_keras_serializable("keras_pg")
+class GRPO(PPO):
+    """Group relative policy optimization: PPO's surrogate with the group as the baseline.
+
+    Episodes of a group begin from the same seed, so the environment must be an id or a factory, or
+    a `SyncVectorEnv` or `AsyncVectorEnv`. `num_envs` must be a multiple of `group_size`,
+    and `num_steps` is the longest that an episode may be; tasks of one step, contextual bandits,
+    have `num_steps=1`. With an environment whose dynamics are random, the same seed also makes
+    them alike, as far as the actions are.
+
+    Args:
+        actor: see `PPO`. There is no critic.
+        group_size: G, episodes that are compared with each other.
+        scale: divide by the standard deviation of the "group", of the "batch", or by None.
+        normalization: of the loss: "sequence", "token" or "constant", see `step_weights`.
+        clip_ratio: ε, a number or a schedule.
+        clip_ratio_high: ε' for ratios above 1; None for ε.
+        reference, kl_coef, kl_estimator, kl_in, entropy_coef, target_kl, gamma,
+            normalize_observations, squash_actions, seed: see `PPO`. Returns are not discounted
+            unless gamma is given.
+        update_epochs, num_minibatches: see `PPO`; a single gradient step by default, as in the
+            paper.
+
+    Metrics: those of `PPO` that need no critic, and `frac_zero_std`, the share of groups whose
+    returns were all equal. The loss says nothing of progress: before the first gradient step
+    it is 0 in the mean whatever the policy.
+
+    Raises:
+        ValueError: a hyperparameter is out of range, or num_envs no multiple of group_size.
+
+    Example:
+    >>> import keras_pg
+    >>> agent = keras_pg.GRPO(group_size=4, seed=0)
+    >>> history = agent.fit("CartPole-v1", epochs=1, steps_per_epoch=1, num_steps=200, verbose=0)
+    >>> sorted(history.history)[:3]
+    ['approx_kl', 'clip_fraction', 'entropy']
+
+    Reference: Shao et al., 2024, arXiv:2402.03300, algorithm 1.
+    """
+
+    clip_ratio_high = Hyperparameter(low_open=True, optional=True)
+    whole_episodes = True
+    default_num_steps = 1000
+    row_metrics = ("loss", "policy_loss", "entropy", "approx_kl", "clip_fraction")
+    tracked = (*row_metrics, "frac_zero_std", "n_updates")
+
+    # What PPO has and GRPO has not.
+    _fixed = (
+        *("critic", "advantage", "gae_lambda", "discount_weighting", "normalize_advantages"),
+        *("value_clip", "value_coef", "kl_penalty", "kl_penalty_target"),
+    )
+
+    def __init__(
+        self,
+        actor=None,
+        *,
+        group_size=8,
+        scale="group",
+        normalization="sequence",
+        clip_ratio=0.2,
+        clip_ratio_high=None,
+        gamma=1.0,
+        update_epochs=1,
+        num_minibatches=1,
+        **settings,
+    ):
+        for name in self._fixed:
+            if name in settings:
+                raise TypeError(f"GRPO has no argument {name!r}: its baseline is the group.")
+        super().__init__(
+            actor,
+            advantage="total_return",
+            gamma=gamma,
+            clip_ratio=clip_ratio,
+            update_epochs=update_epochs,
+            num_minibatches=num_minibatches,
+            normalize_advantages=False,
+            **settings,
+        )
+        self.group_size = check_count("group_size", group_size)
+        if group_size < 2:
+            raise ValueError(f"group_size must be at least 2, received {group_size}.")
+        if scale not in ("group", "batch", None):
+            raise ValueError(f'scale must be "group", "batch" or None, received {scale!r}.')
+        if normalization not in ("sequence", "token", "constant"):
+            raise ValueError(
+                'normalization must be "sequence", "token" or "constant", '
+                f"received {normalization!r}."
+            )
+        self.scale, self.normalization = scale, normalization
+        self.clip_ratio_high = clip_ratio_high
+
+    def train_step(self, rollout):
+        """One policy iteration; the numbers are those of the module's pseudocode."""
+        # 1. The policy that collected, and the reference.
+        steps = flatten_time(rollout)
+        old_policy = self.old_policy(steps)
+        rollout = self.penalize_rewards(rollout, steps, *old_policy)
+        evaluated = self.criticize(rollout)
+
+        # 2. Advantages, one for each episode.
+        returns = evaluated.returns(reward_to_go)[0]
+        by_episode = group_advantages(returns, self.group_size, self.scale)
+        advantage = tf.reshape(tf.ones_like(rollout.rewards) * by_episode, [-1])
+
+        # 3. Gradient steps. A minibatch is a sample of steps, whose weights are those of the whole.
+        minibatches = Minibatches(
+            advantage.shape[0],
+            seed=self.iteration_seed(),
+            epochs=self.update_epochs,
+            num_minibatches=self.num_minibatches,
+        )
+        weights = self.num_minibatches * step_weights(rollout.valid, self.normalization)
+        zeros = tf.zeros_like(advantage)
+        batch = (steps.observations, steps.actions, *old_policy, zeros, zeros, advantage)
+        weights = minibatches.split(tf.reshape(weights, [-1]))
+        metrics = self._ascend(minibatches.count, lambda i: minibatches(i, batch, (weights,)))
+
+        # 4. Running statistics, frozen until here.
+        self.learn_statistics(rollout, evaluated)
+        groups = tf.reshape(returns, (-1, self.group_size))
+        equal = tf.logical_not(losses.varies(groups, tf.ones_like(groups, tf.bool)))
+        metrics["frac_zero_std"] = tf.reduce_mean(tf.cast(equal, tf.float32))
+        return self.log(rollout, metrics)
+
+    def policy_loss(self, batch, parameters, ratio):
+        """The negated surrogate of eq. 3 without its KL, for each row."""
+        if self.clip_ratio is None:
+            return losses.surrogate(ratio, batch.advantages)
+        return losses.clipped_surrogate(
+            ratio, batch.advantages, self.clip_ratio, self.clip_ratio_high
+        )
+
+    def get_config(self):
+        config = super().get_config()
+        for name in self._fixed:
+            config.pop(name)
+        return {
+            **config,
+            "group_size": self.group_size,
+            "scale": self.scale,
+            "normalization": self.normalization,
+            "clip_ratio_high": GRPO.clip_ratio_high.config(self),
+        }

@@ -1,0 +1,41 @@
+"""Train steps on made-up rollouts, without an environment."""
+
+import numpy as np
+import tensorflow as tf
+
+from keras_pg.rollouts.rollout import Rollout
+
+
+def make_rollout(agent, T=8, N=4, seed=0, invalid=()):
+    rng = np.random.default_rng(seed)
+    observations = rng.uniform(-1, 1, (T, N, 3)).astype("float32")
+    parameters = agent.actor(observations.reshape(-1, 3))
+    policy = agent.actor.action_distribution
+    actions = policy.sample(parameters, policy.draw_noise(rng, (T * N,))).numpy()
+    valid = np.ones((T, N), bool)
+    for row in invalid:
+        valid[row] = False
+    return Rollout(
+        observations=observations,
+        actions=actions.reshape((T, N, *policy.action_shape)),
+        rewards=rng.normal(size=(T, N)).astype("float32"),
+        terminated=rng.random((T, N)) < 0.1,
+        truncated=rng.random((T, N)) < 0.1,
+        valid=valid,
+        timesteps=np.zeros((T, N), np.int32),
+        next_observations=rng.uniform(-1, 1, (T, N, 3)).astype("float32"),
+        episode_returns=np.zeros((T, N), np.float32),
+        discounted_returns=rng.normal(size=(T, N)).astype("float32"),
+    )
+
+
+def step(agent, rollout, eagerly=False):
+    """One train step, as a graph or eagerly; the logs as floats."""
+    rollout = tf.nest.map_structure(tf.constant, rollout)
+    train_step = agent.train_step if eagerly else tf.function(agent.train_step, autograph=False)
+    logs = train_step(rollout)
+    return {name: float(value) for name, value in logs.items()}
+
+
+def weights(agent):
+    return [v.numpy().copy() for v in agent.trainable_variables]

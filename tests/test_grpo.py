@@ -1,0 +1,381 @@
+"""GRPO, and the KL to a reference policy."""
+
+import gymnasium
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from environments import Bandit, Clockwork
+from stepping import make_rollout, step, weights
+
+import keras_pg
+from keras_pg import losses
+from keras_pg.agents.grpo import step_weights
+from keras_pg.agents.reference import kl_to_reference
+from keras_pg.distributions import Categorical
+from keras_pg.returns import group_advantages
+
+OBSERVATIONS = gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32)
+DISCRETE = gymnasium.spaces.Discrete(3)
+
+
+def built(algorithm=keras_pg.GRPO, learning_rate=0.1, **settings):
+    settings = {"seed": 0, "normalize_observations": False, **settings}
+    agent = algorithm(keras_pg.mlp((8,), seed=1), **settings)
+    agent.build(OBSERVATIONS, DISCRETE)
+    agent.compile(keras.optimizers.SGD(learning_rate), jit_compile=False)
+    rng = np.random.default_rng(1)
+    for variable in agent.trainable_variables:
+        variable.assign_add(0.3 * rng.normal(size=variable.shape))
+    return agent
+
+
+def episodes(agent, lengths, seed=0):
+    """A rollout of one episode in each environment, of these lengths."""
+    lengths = np.array(lengths)
+    rollout = make_rollout(agent, T=max(lengths), N=len(lengths), seed=seed)
+    times = np.arange(max(lengths))[:, None] * np.ones_like(lengths)
+    return rollout._replace(
+        valid=times < lengths,
+        terminated=times == lengths - 1,
+        truncated=np.zeros_like(rollout.truncated),
+        timesteps=times.astype(np.int32),
+    )
+
+
+# ------------------------------------------------------------------------------------ advantages
+
+
+@pytest.mark.parametrize(
+    "scale, expected",
+    [
+        ("group", [-1 / (np.sqrt(2) + 1e-4), 1 / (np.sqrt(2) + 1e-4), 0.0, 0.0]),
+        # Returns 1, 3, 5, 5: deviations from their mean 3.5 of 2.5, 0.5, 1.5 and 1.5.
+        ("batch", [-1 / (np.sqrt(11 / 3) + 1e-4), 1 / (np.sqrt(11 / 3) + 1e-4), 0.0, 0.0]),
+        (None, [-1.0, 1.0, 0.0, 0.0]),
+    ],
+)
+def test_advantages_of_two_groups_by_hand(scale, expected):
+    found = group_advantages(tf.constant([1.0, 3.0, 5.0, 5.0]), 2, scale)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", None])
+def test_equal_returns_have_exactly_no_advantage(scale):
+    returns = tf.constant([0.1] * 3 + [1 / 3] * 3 + [1e7] * 3)
+    np.testing.assert_array_equal(group_advantages(returns, 3, scale), np.zeros(9))
+
+
+@pytest.mark.parametrize(
+    "normalization, expected", [("sequence", 1.5), ("token", 1.75), ("constant", 0.875)]
+)
+def test_the_three_normalizations_of_the_loss_by_hand(normalization, expected):
+    """Losses [1] and [2, 2, 2] of two episodes that may have four steps."""
+    valid = np.array([[True, True], [False, True], [False, True], [False, False]])
+    rows = np.array([[1.0, 2.0], [9.0, 2.0], [9.0, 2.0], [9.0, 9.0]], np.float32)
+    weights = step_weights(valid, normalization)
+    assert float(tf.reduce_sum(weights * rows)) == pytest.approx(expected)
+
+
+# ------------------------------------------------------------------------------------- the step
+
+
+def test_the_step_is_that_of_the_objective_episode_by_episode():
+    agent = built(group_size=2, gamma=0.9, entropy_coef=0.01, learning_rate=1.0)
+    rollout = episodes(agent, [3, 5, 1, 4])
+    returns = [
+        sum(0.9**t * rollout.rewards[t, n] for t in range(8) if t < 5 and rollout.valid[t, n])
+        for n in range(4)
+    ]
+    variables, policy = agent.actor.trainable_variables, agent.actor.action_distribution
+    with tf.GradientTape() as tape:
+        loss = 0.0
+        for n in range(4):
+            group = returns[n // 2 * 2 : n // 2 * 2 + 2]
+            advantage = (returns[n] - np.mean(group)) / (np.std(group, ddof=1) + 1e-4)
+            rows = rollout.valid[:, n]
+            parameters = agent.actor(rollout.observations[rows, n])
+            log_probs = policy.log_prob(parameters, rollout.actions[rows, n])
+            ratio = tf.exp(log_probs - tf.stop_gradient(log_probs))
+            objective = ratio * advantage + 0.01 * policy.entropy(parameters)
+            loss -= tf.reduce_mean(objective) / 4
+    expected = [v - g for v, g in zip(variables, tape.gradient(loss, variables))]
+    logs = step(agent, rollout, eagerly=True)
+    np.testing.assert_allclose(logs["loss"], float(loss), rtol=1e-5)
+    for found, wanted in zip(agent.actor.trainable_variables, expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=2e-6)
+
+
+def test_the_loss_is_zero_before_the_first_step_and_its_gradient_is_not():
+    agent = built(group_size=2, learning_rate=1.0)
+    before = weights(agent)
+    logs = step(agent, episodes(agent, [3, 5, 1, 4]), eagerly=True)
+    assert abs(logs["loss"]) < 1e-6
+    assert max(np.abs(a - b).max() for a, b in zip(before, weights(agent))) > 1e-3
+
+
+def test_groups_of_equal_returns_teach_nothing_and_are_counted():
+    agent = built(group_size=2)
+    rollout = episodes(agent, [3, 3, 3, 3])
+    rollout = rollout._replace(rewards=np.full_like(rollout.rewards, 0.1))
+    before = weights(agent)
+    assert step(agent, rollout, eagerly=True)["frac_zero_std"] == 1
+    agent.update_means.reset_state()
+    for one, other in zip(before, weights(agent), strict=True):
+        np.testing.assert_array_equal(one, other)
+    rewards = rollout.rewards.copy()
+    rewards[0, 1] = 5.0
+    rollout = rollout._replace(rewards=rewards)
+    assert step(agent, rollout, eagerly=True)["frac_zero_std"] == 0.5
+
+
+@pytest.mark.parametrize("normalization", ["sequence", "token", "constant"])
+def test_minibatches_weigh_each_step_as_the_whole_does(normalization):
+    """With steps so small that the policy hardly moves, parts add up to the whole."""
+    agents = [
+        built(group_size=2, normalization=normalization, num_minibatches=m, learning_rate=m * 1e-3)
+        for m in (1, 4)
+    ]
+    agents[1].optimizer.learning_rate = 1e-3 / 4
+    agents[0].optimizer.learning_rate = 1e-3
+    rollout = episodes(agents[0], [4, 8, 1, 3])
+    start = weights(agents[0])
+    for agent in agents:
+        step(agent, rollout, eagerly=True)
+    for origin, one, other in zip(start, *map(weights, agents), strict=True):
+        np.testing.assert_allclose(other - origin, one - origin, atol=2e-6)
+
+
+def test_the_clip_range_may_be_wider_above():
+    ratio, advantages = tf.constant([1.25, 1.35, 0.75]), tf.constant([1.0, 1.0, -1.0])
+    np.testing.assert_allclose(
+        losses.clipped_surrogate(ratio, advantages, 0.2, 0.3), [-1.25, -1.3, 0.8], rtol=1e-6
+    )
+
+
+# --------------------------------------------------------------------------------- environments
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_episodes_of_a_group_begin_alike(vectorization):
+    agent = keras_pg.GRPO(group_size=3, seed=4)
+    seen = []
+    agent.log = lambda rollout, values: seen.append(rollout) or {"env_steps": tf.constant(0)}
+    agent.compile(run_eagerly=True)
+    agent.fit(Bandit, num_envs=6, num_steps=1, epochs=1, steps_per_epoch=2, verbose=0,
+              vectorization=vectorization)  # fmt: skip
+    for rollout in seen:
+        first = rollout.observations[0].numpy()
+        for group in (first[:3], first[3:]):
+            np.testing.assert_array_equal(group, np.broadcast_to(group[0], group.shape))
+        assert np.abs(first[0] - first[3]).max() > 1e-3
+    assert np.abs(seen[0].observations - seen[1].observations).max() > 1e-3
+
+
+def test_it_learns_a_contextual_bandit():
+    agent = keras_pg.GRPO(group_size=8, seed=0, normalize_observations=False)
+    agent.compile(keras.optimizers.Adam(0.01))
+    agent.fit(Bandit, num_envs=64, num_steps=1, epochs=1, steps_per_epoch=150, verbose=0)
+    observations = np.random.default_rng(0).uniform(-1, 1, (2000, 3)).astype("float32")
+    chosen = np.take_along_axis(observations, agent.act(observations)[:, None], 1)
+    # The best arm is worth 0.5 in the mean, a random one 0.
+    assert chosen.mean() > 0.45
+
+
+@pytest.mark.parametrize(
+    "env, arguments, message",
+    [
+        (Bandit, {"num_envs": 6}, "num_envs=6 is no multiple of group_size=4"),
+        (lambda: gymnasium.make_vec("CartPole-v1", 8), {}, "seeded one by one"),
+    ],
+)
+def test_environments_that_cannot_form_groups_are_refused(env, arguments, message):
+    if not arguments:
+        env = env()
+    with pytest.raises(ValueError, match=message):
+        keras_pg.GRPO(group_size=4).fit(env, num_steps=1, epochs=1, verbose=0, **arguments)
+
+
+# ------------------------------------------------------------------------------------ reference
+
+
+def expected_gradient(estimator, logits, reference):
+    """The gradient of an estimate in the loss, the mean over actions taken exactly."""
+    policy, variable = Categorical(DISCRETE), tf.Variable(logits)
+    actions, repeated = np.arange(3), lambda x: tf.repeat(x[None], 3, axis=0)
+    probabilities = tf.nn.softmax(logits)
+    with tf.GradientTape() as tape:
+        parameters = repeated(tf.convert_to_tensor(variable))
+        log_probs = policy.log_prob(parameters, actions)
+        rows = kl_to_reference(
+            policy, estimator, parameters, log_probs, repeated(reference), actions
+        )
+        loss = tf.reduce_sum(probabilities * rows)
+    return tape.gradient(loss, variable).numpy()
+
+
+def kl_gradient(logits, reference, reverse):
+    variable = tf.Variable(logits)
+    with tf.GradientTape() as tape:
+        p, q = tf.nn.log_softmax(variable), tf.nn.log_softmax(reference)
+        p, q = (p, q) if reverse else (q, p)
+        kl = tf.reduce_sum(tf.exp(p) * (p - q))
+    return tape.gradient(kl, variable).numpy()
+
+
+@pytest.mark.parametrize(
+    "estimator, reverse", [("exact", True), ("k2", True), ("k3", False), ("k1", None)]
+)
+def test_each_estimate_in_the_loss_has_the_gradient_it_claims(estimator, reverse):
+    logits, reference = (tf.constant(x, tf.float64) for x in ([0.3, -0.5, 1.0], [1.0, 0.2, -0.4]))
+    expected = np.zeros(3) if reverse is None else kl_gradient(logits, reference, reverse)
+    found = expected_gradient(estimator, logits, reference)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    if reverse is not None:
+        other = kl_gradient(logits, reference, not reverse)
+        assert np.abs(other - expected).max() > 1e-2
+
+
+@pytest.mark.parametrize("estimator", ["exact", "k2", "k3"])
+def test_every_estimate_is_zero_and_flat_at_the_reference(estimator):
+    logits = tf.constant([0.3, -0.5, 1.0], tf.float64)
+    np.testing.assert_allclose(expected_gradient(estimator, logits, logits), 0.0, atol=1e-12)
+
+
+def test_k1_in_the_reward_gives_the_gradient_of_the_reverse_kl():
+    """E[-k1 ∇log π], the mean over actions taken exactly, is -∇KL(π ‖ π_ref)."""
+    logits, reference = (tf.constant(x, tf.float64) for x in ([0.3, -0.5, 1.0], [1.0, 0.2, -0.4]))
+    log_ratio = tf.nn.log_softmax(reference) - tf.nn.log_softmax(logits)
+    probabilities = tf.nn.softmax(logits).numpy()
+    scores = np.eye(3) - probabilities
+    found = (probabilities * -losses.kl_k1(log_ratio).numpy()) @ scores
+    np.testing.assert_allclose(found, -kl_gradient(logits, reference, True), atol=1e-12)
+    # k3 lacks the derivative of the estimate itself, and near the reference hardly pulls at all.
+    found = (probabilities * -losses.kl_k3(log_ratio).numpy()) @ scores
+    reverse, forward = (kl_gradient(logits, reference, which) for which in (True, False))
+    np.testing.assert_allclose(found, forward - reverse, atol=1e-12)
+
+
+@pytest.mark.parametrize("algorithm", [keras_pg.PPO, keras_pg.GRPO, keras_pg.MDPO])
+@pytest.mark.parametrize(
+    "how", [("exact", "loss"), ("k2", "loss"), ("k3", "loss"), ("k1", "reward")]
+)
+def test_a_policy_stays_near_its_reference(algorithm, how):
+    """With rewards of zero, nothing but the reference moves it."""
+    reference = built(keras_pg.PPO)
+    for variable in reference.actor.trainable_variables:
+        variable.assign_add(0.3 * np.random.default_rng(5).normal(size=variable.shape))
+    settings = {"advantage": "reward_to_go", "normalize_advantages": False}
+    if algorithm is keras_pg.GRPO:
+        settings = {"group_size": 32, "scale": None}
+    agent = built(
+        algorithm,
+        reference=reference,
+        kl_coef=1.0,
+        kl_estimator=how[0],
+        kl_in=how[1],
+        update_epochs=1,
+        num_minibatches=1,
+        learning_rate=1.0,
+        **settings,
+    )
+    kept = agent.reference.get_weights()
+    train_step = tf.function(agent.train_step, autograph=False)
+    history = []
+    for k in range(40):
+        rollout = episodes(agent, [1] * 64, seed=k)
+        rollout = rollout._replace(rewards=np.zeros_like(rollout.rewards))
+        train_step(tf.nest.map_structure(tf.constant, rollout))
+        history.append(agent.update_means.result()["kl_reference"])
+        agent.update_means.reset_state()
+    assert history[-1] < 0.5 * history[0]
+    for one, other in zip(kept, agent.reference.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_reference_is_a_copy_that_is_saved_and_can_be_given_by_path(tmp_path):
+    first = built(keras_pg.PPO)
+    first.save(tmp_path / "first.keras")
+    agents = [
+        built(reference=reference, kl_coef=0.1, group_size=2)
+        for reference in (
+            first,
+            first.actor,
+            tmp_path / "first.keras",
+            str(tmp_path / "first.keras"),
+        )
+    ]
+    before = first.actor.get_weights()
+    first.actor.trainable_variables[0].assign_add(tf.ones_like(first.actor.trainable_variables[0]))
+    agents[0].save(tmp_path / "agent.keras")
+    agents.append(keras.models.load_model(tmp_path / "agent.keras"))
+    for agent in agents:
+        for one, other in zip(before, agent.reference.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
+        optimized = {id(v) for v in agent.optimized_variables()}
+        assert not optimized & {id(v) for v in agent.reference.variables}
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_eager_graph_and_xla_agree(jit_compile):
+    reference = built(keras_pg.PPO)
+    agents = [
+        built(reference=reference, kl_coef=0.1, group_size=2, update_epochs=2, num_minibatches=2)
+        for _ in range(2)
+    ]
+    rollout = tf.nest.map_structure(tf.constant, episodes(agents[0], [4, 8, 1, 3]))
+    agents[0].train_step(rollout)
+    tf.function(agents[1].train_step, autograph=False, jit_compile=jit_compile)(rollout)
+    for one, other in zip(*map(weights, agents), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-6)
+
+
+def test_a_saved_agent_makes_the_same_next_update(tmp_path):
+    agent = built(group_size=2, scale="batch", normalization="token", clip_ratio_high=0.28)
+    rollout = episodes(agent, [4, 8, 1, 3])
+    step(agent, rollout, eagerly=True)
+    agent.save(tmp_path / "agent.keras")
+    loaded = keras.models.load_model(tmp_path / "agent.keras")
+    assert loaded.scale == "batch" and loaded.normalization == "token"
+    step(agent, rollout, eagerly=True), step(loaded, rollout, eagerly=True)
+    for one, other in zip(agent.weights, loaded.weights, strict=True):
+        np.testing.assert_array_equal(one, other, err_msg=one.path)
+
+
+def test_episodes_longer_than_a_rollout_are_cut():
+    agent = keras_pg.GRPO(group_size=2, seed=0)
+    history = agent.fit(
+        lambda: Clockwork((50,)), num_envs=4, num_steps=10, epochs=1, steps_per_epoch=1, verbose=0
+    ).history
+    assert history["episode_length"] == [10.0]
+
+
+@pytest.mark.parametrize(
+    "algorithm, arguments, error, message",
+    [
+        (keras_pg.GRPO, {"group_size": 1}, ValueError, "group_size .*1"),
+        (keras_pg.GRPO, {"scale": "std"}, ValueError, "scale .*'std'"),
+        (keras_pg.GRPO, {"normalization": "mean"}, ValueError, "normalization .*'mean'"),
+        (keras_pg.GRPO, {"clip_ratio_high": 0.0}, ValueError, "clip_ratio_high .*0"),
+        (keras_pg.GRPO, {"advantage": "gae"}, TypeError, "no argument 'advantage'"),
+        (keras_pg.PPO, {"kl_coef": 0.1}, ValueError, "one needs the other"),
+        (keras_pg.PPO, {"kl_estimator": "k4"}, ValueError, "'k4'"),
+        (keras_pg.PPO, {"kl_in": "both"}, ValueError, "'both'"),
+        (keras_pg.PPO, {"reference": keras_pg.PPO()}, ValueError, "fitted or built"),
+        (keras_pg.PPO, {"reference": 3}, ValueError, "received 3"),
+    ],
+)
+def test_bad_arguments_are_refused(algorithm, arguments, error, message):
+    with pytest.raises(error, match=message):
+        algorithm(**arguments)
+
+
+def test_k1_in_the_loss_is_refused():
+    with pytest.raises(ValueError, match="gradient of zero"):
+        keras_pg.PPO(reference=built(), kl_coef=0.1, kl_estimator="k1")
+
+
+def test_a_reference_for_other_spaces_is_refused():
+    agent = keras_pg.PPO(reference=built(), kl_coef=0.1)
+    with pytest.raises(ValueError, match="Discrete"):
+        agent.build(OBSERVATIONS, gymnasium.spaces.Discrete(5))
