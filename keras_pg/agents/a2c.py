@@ -28,8 +28,8 @@ from keras_pg.rollouts.minibatches import flatten_time
 class A2C(Agent):
     """Advantage actor-critic: one gradient step a rollout.
 
-    Defaults are A3C's as Stable-Baselines3 has them: 5 steps an iteration, λ = 1, RMSprop at 7e-4
-    with gradients clipped to a global norm of 0.5.
+    Defaults are A3C's: 5 steps an iteration, λ = 1, RMSprop at 7e-4 with gradients clipped to a
+    global norm of 0.5.
 
     Args:
         actor: None for two tanh layers of 64, any Keras model as the encoder, or an `Actor`.

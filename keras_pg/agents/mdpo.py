@@ -24,7 +24,8 @@ class MDPO(PPO):
 
     Defaults are the paper's: 10 gradient steps an iteration on the whole rollout, no clipping. The
     authors let the step size fall linearly from 1 to 0 over training, which is
-    `keras.optimizers.schedules.PolynomialDecay(1.0, gradient_steps, 0.0)`.
+    `keras.optimizers.schedules.PolynomialDecay(1.0, gradient_steps, 0.0)`, and the learning rate
+    with it: a step size near 0 under a constant learning rate throws the policy about.
 
     Args:
         actor, critic, and all settings of `PPO`, whose KL penalty this replaces.

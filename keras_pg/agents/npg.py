@@ -36,7 +36,7 @@ class NPG(Agent):
         critic: the same for V(s), or a `Critic`; an `ActionCritic` where Ψ needs Q(s, a).
         gamma, advantage, gae_lambda, discount_weighting: see `Agent`.
         max_kl: ε, in nats, a number or a schedule: the mean over states of KL(π_old ‖ π), summed
-            over action dimensions, that a step may cost by the quadratic model.
+            over action dimensions, that a step may cost by the quadratic model, damping included.
         cg_iters: iterations of conjugate gradient.
         cg_damping: c; F + c I is solved with, and takes the place of F in the step's length.
         fisher: "exact", the expectation over actions in closed form, or "empirical", the mean over
