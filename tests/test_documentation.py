@@ -27,6 +27,13 @@ def short(tmp_path, monkeypatch):
     def quick_compile(agent, *arguments, **keyword_arguments):
         compile(agent, *arguments, **{**keyword_arguments, "jit_compile": False})
 
+    statistics = keras_pg.diagnostics.gradient_statistics
+
+    def short_statistics(agent, env, *, advantage=None, **arguments):
+        return statistics(agent, env, advantage=advantage, rollouts=2, num_envs=2, num_steps=16)
+
+    monkeypatch.setattr(keras_pg.diagnostics, "gradient_statistics", short_statistics)
+
     def short_evaluate(agent, env=None, episodes=2, **arguments):
         return evaluate(agent, env, min(episodes, 2), **arguments)
 

@@ -24,7 +24,7 @@ LAYERS = [
     {"agents.a2c", "agents.npg", "agents.ppo"},
     {"agents.reference"},
     {"agents.agent"},
-    {"saved_model", "callbacks"},
+    {"saved_model", "callbacks", "diagnostics"},
     {"rollouts.__init__", "rollouts.evaluation", "rollouts.dataset", "rollouts.minibatches"},
     {"rollouts.acting", "rollouts.vector_env"},
     {"networks", "rollouts.rollout"},
