@@ -143,10 +143,10 @@ def test_the_expectation_of_a_critic_of_continuous_actions_is_a_mean_over_the_po
             critic(
                 observations, policy.to_env(policy.sample(parameters, policy.draw_noise(rng, (2,))))
             )
-            for _ in range(1000)
+            for _ in range(300)
         ]
     )
-    error = np.sqrt(samples.var(0) * (1 / 1000 + 1 / 4000))
+    error = np.sqrt(samples.var(0) * (1 / 300 + 1 / 4000))
     found = critic.expectation(observations, agent.actor, seed=[0, 1]).numpy()
     assert np.all(np.abs(found - samples.mean(0)) < 3 * error)
 
@@ -242,6 +242,7 @@ def test_a_rollout_of_whole_episodes_holds_the_first_of_each_environment():
 
 def test_training_on_whole_episodes_stops_with_the_one_that_reaches_total_timesteps():
     agent = keras_pg.REINFORCE(seed=0)
+    agent.compile(jit_compile=False)
     for total in (500, 1000):
         agent.fit("CartPole-v1", total_timesteps=500, num_steps=500, num_envs=2, verbose=0)
         assert total <= int(agent.env_steps) < total + 2 * 500
@@ -254,6 +255,8 @@ def test_resumed_reinforce_is_one_that_never_stopped(tmp_path):
         agent.fit("CartPole-v1", epochs=1, steps_per_epoch=n, num_steps=60, num_envs=2, verbose=0)
 
     whole, first = keras_pg.REINFORCE(seed=3), keras_pg.REINFORCE(seed=3)
+    for agent in (whole, first):
+        agent.compile(jit_compile=False)
     fit(whole, 4), fit(first, 2)
     first.save(tmp_path / "agent.keras")
     second = keras.models.load_model(tmp_path / "agent.keras")
@@ -299,11 +302,11 @@ def test_long_episodes_count_as_much_as_short_ones():
     restart = keras.callbacks.LambdaCallback(
         on_train_begin=from_the_start, on_train_batch_end=from_the_start
     )
-    agent.fit(env, epochs=1, steps_per_epoch=200, num_steps=12, callbacks=[restart], verbose=0)
+    agent.fit(env, epochs=1, steps_per_epoch=100, num_steps=12, callbacks=[restart], verbose=0)
     gradients = gradients[1:]
     # π (1 - π) (1.5 - 1), twice, since the two logits move apart.
     error = np.std(gradients) / np.sqrt(len(gradients))
-    assert abs(np.mean(gradients) - 0.25) < 3 * error and error < 0.1
+    assert abs(np.mean(gradients) - 0.25) < 3 * error and error < 0.15
 
 
 def test_a_running_mean_belongs_to_one_agent():

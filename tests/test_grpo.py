@@ -256,10 +256,11 @@ def test_k1_in_the_reward_gives_the_gradient_of_the_reverse_kl():
     np.testing.assert_allclose(found, forward - reverse, atol=1e-12)
 
 
-@pytest.mark.parametrize("algorithm", [keras_pg.PPO, keras_pg.GRPO, keras_pg.MDPO])
-@pytest.mark.parametrize(
-    "how", [("exact", "loss"), ("k2", "loss"), ("k3", "loss"), ("k1", "reward")]
-)
+@pytest.mark.parametrize("algorithm, how", [
+    (keras_pg.GRPO, ("exact", "loss")), (keras_pg.GRPO, ("k2", "loss")),
+    (keras_pg.GRPO, ("k3", "loss")), (keras_pg.GRPO, ("k1", "reward")),
+    (keras_pg.PPO, ("k1", "reward")), (keras_pg.MDPO, ("k3", "loss")),
+])  # fmt: skip
 def test_a_policy_stays_near_its_reference(algorithm, how):
     """With rewards of zero, nothing but the reference moves it."""
     reference = built(keras_pg.PPO)

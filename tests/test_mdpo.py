@@ -74,7 +74,7 @@ def ascended(agent, batch, steps):
     return tf.nn.softmax(agent.actor(np.zeros(1, np.int64)))[0].numpy()
 
 
-@pytest.mark.parametrize("step_size", [0.3, 1.0, 2.0])
+@pytest.mark.parametrize("step_size", [0.3, 2.0])
 def test_many_steps_of_mdpo_reach_the_mirror_descent_update(step_size):
     """π_old exp(η Â) / Z, the closed form of mirror descent on the simplex."""
     agent, batch, old = two_armed(keras_pg.MDPO, np.log([0.3, 0.7]), step_size=step_size)
@@ -83,7 +83,7 @@ def test_many_steps_of_mdpo_reach_the_mirror_descent_update(step_size):
     np.testing.assert_allclose(found, expected / expected.sum(), atol=1e-3)
 
 
-@pytest.mark.parametrize("penalty", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("penalty", [0.5, 3.0])
 def test_many_steps_of_penalized_ppo_reach_the_fixed_point_of_the_other_kl(penalty):
     """E[r Â] - β KL(π_old ‖ π) is largest at π = β π_old / (c - Â), with c such that Σπ = 1."""
     agent, batch, old = two_armed(
