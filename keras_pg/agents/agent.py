@@ -187,9 +187,6 @@ class Agent(keras.Model):
                 seed=self.seed + 1,
                 name="critic",
             )
-        if getattr(self, "reference", None) is not None:
-            built = self.reference.observation_space, self.reference.action_space
-            spaces.check_same_spaces(built, (observation_space, action_space))
         self.actor, self.critic = actor, critic
         if self.compiled:
             self._build_optimizers()

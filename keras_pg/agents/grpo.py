@@ -179,14 +179,6 @@ class GRPO(PPO):
         metrics["frac_zero_std"] = tf.reduce_mean(tf.cast(equal, tf.float32))
         return self.log(rollout, metrics)
 
-    def policy_loss(self, batch, parameters, ratio):
-        """The negated surrogate of eq. 3 without its KL, for each row."""
-        if self.clip_ratio is None:
-            return losses.surrogate(ratio, batch.advantages)
-        return losses.clipped_surrogate(
-            ratio, batch.advantages, self.clip_ratio, self.clip_ratio_high
-        )
-
     def get_config(self):
         config = super().get_config()
         for name in self._fixed:

@@ -13,7 +13,6 @@ size η may follow a schedule. The maximum for exact Â and a tabular softmax is
 import keras
 import tensorflow as tf
 
-from keras_pg import losses
 from keras_pg.agents.ppo import PPO
 from keras_pg.hyperparameters import Hyperparameter
 
@@ -68,15 +67,12 @@ class MDPO(PPO):
 
     def policy_loss(self, batch, parameters, ratio):
         """The negated objective of mirror descent, for each row."""
-        if self.clip_ratio is None:
-            loss = losses.surrogate(ratio, batch.advantages)
-        else:
-            loss = losses.clipped_surrogate(ratio, batch.advantages, self.clip_ratio)
         kl = self.actor.action_distribution.kl_divergence(
             p=parameters, q=tf.stop_gradient(batch.old_parameters)
         )
         # A schedule may end at 0, at which no step is small enough.
-        return loss + kl / tf.maximum(tf.cast(self.step_size, tf.float32), 1e-6)
+        surrogate = super().policy_loss(batch, parameters, ratio)
+        return surrogate + kl / tf.maximum(tf.cast(self.step_size, tf.float32), 1e-6)
 
     def get_config(self):
         config = super().get_config()

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_pg import losses
+from keras_pg import losses, spaces
 from keras_pg.agents.agent import Agent
 from keras_pg.agents.reference import ESTIMATORS, frozen_actor, kl_to_reference
 from keras_pg.hyperparameters import Hyperparameter, check_count, check_flag, check_range
@@ -182,6 +182,13 @@ class PPO(Agent):
         if target_kl is not None:
             self.target_kl = check_range("target_kl", target_kl, 0.0, low_open=True)
 
+    def build(self, observation_space, action_space):
+        """As in `Agent`, for spaces that are the reference's too."""
+        if self.reference is not None:
+            built = self.reference.observation_space, self.reference.action_space
+            spaces.check_same_spaces(built, (observation_space, action_space))
+        super().build(observation_space, action_space)
+
     def train_step(self, rollout):
         """One policy iteration; the numbers are those of the module's pseudocode."""
         # 1. The policy that collected, and its values. Computed here and not while collecting, by
@@ -321,7 +328,9 @@ class PPO(Agent):
         if self.clip_ratio is None:
             loss = losses.surrogate(ratio, batch.advantages)
         else:
-            loss = losses.clipped_surrogate(ratio, batch.advantages, self.clip_ratio)
+            loss = losses.clipped_surrogate(
+                ratio, batch.advantages, self.clip_ratio, self.clip_ratio_high
+            )
         if self.kl_penalty is not None:
             kl = self.actor.action_distribution.kl_divergence(
                 p=tf.stop_gradient(batch.old_parameters), q=parameters

@@ -185,7 +185,6 @@ class VectorEnvCollector:
             seeds = [int(seed) + i // group_size for i in range(n)]
         self._observations, _ = self.env.reset(seed=seeds)
         self._just_ended = np.zeros(n, bool)
-        self._finished = np.zeros(n, bool)
         self._timesteps = np.zeros(n, np.int32)
         self._episode_returns = np.zeros(n, np.float64)
         self._discounted_returns = np.zeros(n, np.float64)
@@ -212,9 +211,9 @@ class VectorEnvCollector:
             *(np.empty(spec.shape, spec.dtype.as_numpy_dtype) for spec in self.signature)
         )
         rollout.valid[:] = True
-        steps = T
+        steps, finished = T, np.zeros(n, bool)
         for t in range(T):
-            if self.whole_episodes and self._finished.all():
+            if self.whole_episodes and finished.all():
                 steps = t
                 break
             try:
@@ -224,6 +223,7 @@ class VectorEnvCollector:
                 self._check_finite(rollout, t)
                 error.add_note(f"{WHILE_STEPPING} {self.env}, step {self._steps + t} of each.")
                 raise
+            finished |= self._just_ended
         if self.whole_episodes:
             self._keep_first_episodes(rollout, steps)
         self._check_finite(rollout, T)
@@ -273,7 +273,6 @@ class VectorEnvCollector:
             self._restart(self._just_ended)
         ended = terminated | truncated
         self._just_ended = ended
-        self._finished |= ended
         if not ended.any():
             return
         if self._mode is AutoresetMode.SAME_STEP:
