@@ -11,14 +11,12 @@ training.
 
 import argparse
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
+import stored
 from matplotlib.figure import Figure
-from throughput import HERE, interpreter, processor
+from throughput import HERE, interpreter, measure
 
 RESULTS = HERE / "results"
 SCRIPTS = {
@@ -29,33 +27,13 @@ BARS = {"CartPole-v1": 475, "Acrobot-v1": -90, "Pendulum-v1": -200, "LunarLander
 COLORS = {"keras_pg": "#f58518", "Stable-Baselines3": "#4c78a8"}
 
 
+def path_of(env):
+    return RESULTS / f"learning_{env}.json"
+
+
 def results_of(env):
-    """The stored results of an environment, emptied where the settings have changed since."""
-    settings = json.loads((HERE / "settings" / f"{env}.json").read_text())
-    path = RESULTS / f"learning_{env}.json"
-    if path.exists():
-        results = json.loads(path.read_text())
-        if results["settings"] == settings:
-            return results
-    return {"settings": settings, "processor": f"{processor()}, {os.cpu_count()} cores", "runs": []}
-
-
-def store(env, results):
-    """Writes the results under a temporary name and renames it."""
-    path = RESULTS / f"learning_{env}.json"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(results) + "\n")
-    temporary.replace(path)
-
-
-def run(python, library, env, seed):
-    """Trains once, and returns the report."""
-    command = [python, HERE / "peers" / SCRIPTS[library], HERE / f"settings/{env}.json", str(seed)]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if result.returncode:
-        sys.exit(f"{library} on {env} failed:\n{result.stderr[-3000:]}")
-    return json.loads(result.stdout.splitlines()[-1])
+    """The stored results of an environment with today's settings."""
+    return stored.load(path_of(env), json.loads((HERE / "settings" / f"{env}.json").read_text()))
 
 
 def runs_by_library(results):
@@ -119,10 +97,9 @@ def main():
                 results = results_of(env)
                 if any((r["library"], r["seed"]) == (library, seed) for r in results["runs"]):
                     continue
-                report = run(pythons[library], library, env, seed)
-                results = results_of(env)  # anew: another process may have added to it
-                results["runs"].append(report)
-                store(env, results)
+                settings = HERE / "settings" / f"{env}.json"
+                report = measure(pythons[library], SCRIPTS[library], [settings, str(seed)])
+                stored.add(path_of(env), results["settings"], report)
                 value = report["evaluated_return"]
                 print(f"{env}, {library}, seed {seed}: {value:.1f}", flush=True)
     all_results = {env: results_of(env) for env in BARS if results_of(env)["runs"]}

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from keras_pg import randomness
 from keras_pg.spaces import check_action_space
 
 tfd = tfp.distributions
@@ -54,11 +55,15 @@ class Categorical:
 
     def log_prob(self, parameters, actions):
         """Log π(a|s) [B] of raw actions [B]."""
-        return self.distribution(parameters).log_prob(actions)
+        # TFP's takes an operation that LiteRT has not, and under XLA more time with the entropy.
+        taken = tf.one_hot(actions, self.parameter_size, on_value=True, off_value=False)
+        log_probs = tf.nn.log_softmax(parameters)
+        return tf.reduce_sum(tf.where(taken, log_probs, tf.zeros_like(log_probs)), axis=-1)
 
     def entropy(self, parameters):
         """-Σ π log π, in nats, [B]."""
-        return self.distribution(parameters).entropy()
+        log_probs = tf.nn.log_softmax(parameters)
+        return -tf.reduce_sum(tf.math.multiply_no_nan(log_probs, tf.exp(log_probs)), axis=-1)
 
     def kl_divergence(self, *, p, q):
         """KL(p ‖ q) [B] of two parameter matrices."""
@@ -76,11 +81,9 @@ class Categorical:
         # NumPy draws an exact 0 about once in 7 million.
         return -np.log(np.maximum(exponential, np.finfo(np.float32).tiny))
 
-    def stateless_noise(self, seed, batch_size):
-        """Standard Gumbel noise [batch_size, n], a function of `seed` [2]."""
-        uniform = tf.random.stateless_uniform(
-            (batch_size, self.noise_size), seed, minval=np.finfo(np.float32).tiny
-        )
+    def stateless_noise(self, seeds):
+        """Standard Gumbel noise [B, n], a row being a function of its seed in `seeds` [B, 2]."""
+        uniform = randomness.uniform(seeds, (self.noise_size,))
         return -tf.math.log(-tf.math.log(uniform))
 
     def sample(self, parameters, noise):
@@ -98,6 +101,144 @@ class Categorical:
     def describe(self, parameters):
         """Named tensors that describe the policy to whoever is served by it."""
         return {"probabilities": tf.nn.softmax(parameters)}
+
+
+class MultiCategorical:
+    """Actions of a MultiDiscrete space: independent categoricals, one a component.
+
+    Parameters [B, Σ n_i] are the components' logits, one after the other. Raw actions are integers
+    [B, C], each counted from 0; env-ready actions add the space's `start`. Noise is standard
+    Gumbel [B, Σ n_i]. Log-probability, entropy and KL divergence are sums over components.
+
+    Example:
+    >>> import gymnasium, numpy as np
+    >>> policy = MultiCategorical(gymnasium.spaces.MultiDiscrete([2, 3]))
+    >>> logits = np.array([[0.0, 1.0, 3.0, 0.0, 0.0]], "float32")
+    >>> policy.mode(logits).numpy().tolist()
+    [[1, 0]]
+    """
+
+    def __init__(self, space):
+        self.start, self.dtype = space.start, space.dtype
+        self.sizes = [int(n) for n in space.nvec]
+        self.components = [Categorical(gymnasium.spaces.Discrete(n)) for n in self.sizes]
+        self.state_dependent_size = self.parameter_size = self.noise_size = sum(self.sizes)
+        self.action_shape, self.action_dtype = space.shape, tf.int64
+
+    def _split(self, parameters):
+        """(Component, its logits [B, n_i]) of all components."""
+        logits = tf.split(parameters, self.sizes, axis=-1)
+        return zip(self.components, logits, strict=True)
+
+    def distribution(self, parameters):
+        """The TFP distribution over raw actions."""
+        return tfd.Blockwise([c.distribution(logits) for c, logits in self._split(parameters)])
+
+    def log_prob(self, parameters, actions):
+        """Σ log π_i(a_i|s) [B] of raw actions [B, C]."""
+        each = enumerate(self._split(parameters))
+        return tf.add_n([c.log_prob(logits, actions[..., i]) for i, (c, logits) in each])
+
+    def entropy(self, parameters):
+        """Entropy in nats, summed over components, [B]."""
+        return tf.add_n([c.entropy(logits) for c, logits in self._split(parameters)])
+
+    def kl_divergence(self, *, p, q):
+        """KL(p ‖ q) of two parameter matrices, summed over components, [B]."""
+        each = zip(self._split(p), self._split(q), strict=True)
+        return tf.add_n([c.kl_divergence(p=p, q=q) for (c, p), (_, q) in each])
+
+    def fisher_product(self, parameters, tangents):
+        """F v [B, Σ n_i] in logits: F is block-diagonal, with the blocks of the categoricals."""
+        each = zip(self._split(parameters), self._split(tangents), strict=True)
+        return tf.concat([c.fisher_product(logits, v) for (c, logits), (_, v) in each], axis=-1)
+
+    draw_noise = Categorical.draw_noise
+    stateless_noise = Categorical.stateless_noise
+
+    def sample(self, parameters, noise):
+        """Raw actions [B, C]; the mode where the noise is zero."""
+        return self.mode(parameters + noise)
+
+    def mode(self, parameters):
+        """The most probable raw action [B, C]."""
+        return tf.stack([c.mode(logits) for c, logits in self._split(parameters)], axis=-1)
+
+    def to_env(self, actions):
+        """Actions of the space, in its dtype, [B, C]."""
+        return tf.cast(actions + self.start if np.any(self.start) else actions, self.dtype)
+
+    def describe(self, parameters):
+        """Named tensors that describe the policy to whoever is served by it."""
+        each = [tf.nn.softmax(logits) for _, logits in self._split(parameters)]
+        return {"probabilities": tf.concat(each, axis=-1)}
+
+
+class Bernoulli:
+    """Actions of a MultiBinary space of rank 1: independent bits; parameters are the logits [B, n].
+
+    Raw actions are the bits, integers [B, n]. Noise is standard logistic [B, n]: logits + noise is
+    positive with the probability of a 1. The mode has a 0 where both are as probable.
+
+    Example:
+    >>> import gymnasium, numpy as np
+    >>> policy = Bernoulli(gymnasium.spaces.MultiBinary(2))
+    >>> policy.mode(np.array([[2.0, -1.0]], "float32")).numpy().tolist()
+    [[1, 0]]
+    """
+
+    def __init__(self, space):
+        self.dtype = space.dtype
+        self.action_shape, self.action_dtype = space.shape, tf.int64
+        self.state_dependent_size = self.parameter_size = self.noise_size = space.shape[0]
+
+    def distribution(self, parameters):
+        """The TFP distribution over raw actions."""
+        return tfd.Independent(tfd.Bernoulli(logits=parameters), reinterpreted_batch_ndims=1)
+
+    def log_prob(self, parameters, actions):
+        """Σ log π_i(a_i|s) [B] of raw actions [B, n]."""
+        return self.distribution(parameters).log_prob(actions)
+
+    def entropy(self, parameters):
+        """Entropy in nats, summed over bits, [B]."""
+        return self.distribution(parameters).entropy()
+
+    def kl_divergence(self, *, p, q):
+        """KL(p ‖ q) of two parameter matrices, summed over bits, [B]."""
+        return tfd.kl_divergence(self.distribution(p), self.distribution(q))
+
+    def fisher_product(self, parameters, tangents):
+        """F v [B, n] in logits, F = diag(π (1 - π))."""
+        return tf.sigmoid(parameters) * tf.sigmoid(-parameters) * tangents
+
+    def draw_noise(self, rng, shape):
+        """Standard logistic noise [*shape, n] from a NumPy generator."""
+        uniform = rng.random((*shape, self.noise_size), dtype=np.float32)
+        # NumPy draws an exact 0 once in 17 million.
+        uniform = np.maximum(uniform, np.finfo(np.float32).tiny)
+        return np.log(uniform) - np.log1p(-uniform)
+
+    def stateless_noise(self, seeds):
+        """Standard logistic noise [B, n], a row being a function of its seed in `seeds` [B, 2]."""
+        uniform = randomness.uniform(seeds, (self.noise_size,))
+        return tf.math.log(uniform) - tf.math.log1p(-uniform)
+
+    def sample(self, parameters, noise):
+        """Raw actions [B, n]; the mode where the noise is zero."""
+        return self.mode(parameters + noise)
+
+    def mode(self, parameters):
+        """The most probable bits [B, n]."""
+        return tf.cast(parameters > 0, tf.int64)
+
+    def to_env(self, actions):
+        """Actions of the space, in its dtype, [B, n]."""
+        return tf.cast(actions, self.dtype)
+
+    def describe(self, parameters):
+        """Named tensors that describe the policy to whoever is served by it."""
+        return {"probabilities": tf.sigmoid(parameters)}
 
 
 class DiagonalGaussian:
@@ -162,9 +303,9 @@ class DiagonalGaussian:
         """Standard normal noise [*shape, A] from a NumPy generator."""
         return rng.standard_normal((*shape, self.noise_size), dtype=np.float32)
 
-    def stateless_noise(self, seed, batch_size):
-        """Standard normal noise [batch_size, A], a function of `seed` [2]."""
-        return tf.random.stateless_normal((batch_size, self.noise_size), seed)
+    def stateless_noise(self, seeds):
+        """Standard normal noise [B, A], a row being a function of its seed in `seeds` [B, 2]."""
+        return randomness.normal(seeds, (self.noise_size,))
 
     def sample(self, parameters, noise):
         """Raw actions [B, A], mean + std · noise."""
@@ -243,15 +384,20 @@ def for_action_space(space, squash=False):
     """The action distribution of a space.
 
     Args:
-        space: a Discrete space, or a Box of rank 1 with a floating dtype.
+        space: a Discrete space, a MultiDiscrete or MultiBinary space of rank 1, or a Box of rank 1
+            with a floating dtype.
         squash: for a Box, squash by tanh into the bounds instead of clipping to them.
 
     Raises:
         ValueError: no distribution exists for the space, or `squash` does not apply to it.
     """
     check_action_space(space)
+    if isinstance(space, gymnasium.spaces.Box):
+        return SquashedGaussian(space) if squash else DiagonalGaussian(space)
+    if squash:
+        raise ValueError(f"squash=True applies to Box action spaces, received {space}.")
     if isinstance(space, gymnasium.spaces.Discrete):
-        if squash:
-            raise ValueError(f"squash=True applies to Box action spaces, received {space}.")
         return Categorical(space)
-    return SquashedGaussian(space) if squash else DiagonalGaussian(space)
+    if isinstance(space, gymnasium.spaces.MultiDiscrete):
+        return MultiCategorical(space)
+    return Bernoulli(space)

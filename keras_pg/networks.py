@@ -99,7 +99,8 @@ class Actor(_Network):
 
     Args:
         observation_space: Gymnasium space; Box of rank 1, or Discrete (one-hot encoded).
-        action_space: Gymnasium space; Discrete (categorical) or Box of rank 1 (Gaussian).
+        action_space: Gymnasium space; Discrete or MultiDiscrete (categorical), MultiBinary
+            (Bernoulli) or Box of rank 1 (Gaussian).
         encoder: any Keras model from float [B, size] to features [B, F]; default `mlp()`.
         normalize_observations: normalize Box observations by running statistics.
         squash: squash Gaussian actions by tanh into the bounds instead of clipping them.
@@ -206,16 +207,17 @@ class Critic(_Network):
 class ActionCritic(_Network):
     """An action-value function Q(s, a): observations and env-ready actions → values [B].
 
-    For Discrete actions the network has one output an action. Box actions are inputs of the network
-    beside the observation: clipped or squashed, as the environment gets them.
+    For Discrete actions the network has one output an action. Other actions are inputs of the
+    network beside the observation: Box actions clipped or squashed, as the environment gets them,
+    MultiBinary ones as they are, MultiDiscrete ones one-hot encoded.
 
     Args:
         observation_space: Gymnasium space; Box of rank 1, or Discrete (one-hot encoded).
-        action_space: Gymnasium space; Discrete, or Box of rank 1.
-        encoder: any Keras model from float [B, size] to features [B, F]; default `mlp()`. For Box
-            actions its input has the action's numbers after the observation's.
+        action_space: Gymnasium space, as of an `Actor`.
+        encoder: any Keras model from float [B, size] to features [B, F]; default `mlp()`. Unless
+            actions are Discrete, its input has the action's numbers after the observation's.
         normalize_observations: normalize Box observations by running statistics.
-        action_samples: for Box actions, how many actions `expectation` averages over.
+        action_samples: unless actions are Discrete, how many `expectation` averages over.
         seed: makes the initial weights reproducible.
 
     Raises:
@@ -236,7 +238,11 @@ class ActionCritic(_Network):
         action_space = spaces.from_config(action_space)
         spaces.check_action_space(action_space)
         discrete = isinstance(action_space, gymnasium.spaces.Discrete)
-        beside = 0 if discrete else action_space.shape[0]
+        beside = 0
+        if isinstance(action_space, gymnasium.spaces.MultiDiscrete):
+            beside = int(np.sum(action_space.nvec))
+        elif not discrete:
+            beside = action_space.shape[0]
         super().__init__(
             observation_space, encoder, normalize_observations, seed, beside=beside, **kwargs
         )
@@ -254,8 +260,13 @@ class ActionCritic(_Network):
             index = tf.cast(actions, tf.int64) - int(self.action_space.start)
             values = self.head(self.features(observations, training))
             return tf.reduce_sum(values * tf.one_hot(index, values.shape[-1]), axis=-1)
-        actions = tf.cast(actions, tf.float32)
-        features = self.features(observations, training, beside=(actions,))
+        if isinstance(self.action_space, gymnasium.spaces.MultiDiscrete):
+            indices = tf.cast(actions, tf.int64) - self.action_space.start
+            columns = zip(tf.unstack(indices, axis=-1), self.action_space.nvec, strict=True)
+            beside = [tf.one_hot(column, int(n)) for column, n in columns]
+        else:
+            beside = [tf.cast(actions, tf.float32)]
+        features = self.features(observations, training, beside)
         return tf.squeeze(self.head(features), axis=-1)
 
     def expectation(self, observations, actor, seed):
@@ -271,8 +282,9 @@ class ActionCritic(_Network):
             values = self.head(self.features(observations))
             return tf.reduce_sum(values * tf.nn.softmax(parameters), axis=-1)
         k, b = self.action_samples, observations.shape[0]
-        noise = randomness.normal(seed, (k, b, policy.noise_size))
-        actions = tf.reshape(policy.to_env(policy.sample(parameters, noise)), (k * b, -1))
+        parameters = tf.tile(parameters, [k, 1])
+        noise = policy.stateless_noise(randomness.bits(seed, (k * b, 2)))
+        actions = policy.to_env(policy.sample(parameters, noise))
         observations = tf.tile(observations, [k] + [1] * (len(observations.shape) - 1))
         return tf.reduce_mean(tf.reshape(self(observations, actions), (k, b)), axis=0)
 

@@ -14,27 +14,42 @@ def bits(seed, shape):
     """Pseudo-random int64 in [0, 2³²), by hashing seed and position.
 
     Args:
-        seed: integer [2].
-        shape: of the result, with a static number of elements.
+        seed: integer [..., 2]; each pair of numbers is a seed of its own.
+        shape: of the numbers that come of one seed.
+
+    Returns:
+        int64 [..., *shape].
     """
-    keys = tf.cast(tf.range(int(np.prod(shape))), tf.uint32)
-    for word in tf.unstack(tf.cast(seed, tf.uint32)):
-        keys = _hash(keys ^ _hash(word + tf.constant(0x9E3779B9, tf.uint32)))
-    return tf.reshape(tf.cast(keys, tf.int64), shape)
+    return tf.cast(_keys(seed, shape), tf.int64)
+
+
+def uniform(seed, shape):
+    """Float32 numbers in the open interval (0, 1): neither 0 nor 1 is ever drawn."""
+    # The centres of 2²³ equal parts: float32 holds each.
+    integers = tf.cast(_shifted(_keys(seed, shape), 9), tf.int32)
+    return (tf.cast(integers, tf.float32) + 0.5) / 2**23
 
 
 def normal(seed, shape):
-    """Standard normal float32 numbers, by the Box-Muller transform of `bits`."""
-    # The centres of 2²³ equal parts of (0, 1): float32 holds each, and none is 0 or 1.
-    integers = tf.cast(bits(seed, (2, *shape)) // 512, tf.float32)
-    uniform = (integers + 0.5) / 2**23
-    radius = tf.sqrt(-2.0 * tf.math.log(uniform[0]))
-    return radius * tf.cos(2.0 * np.pi * uniform[1])
+    """Standard normal float32 numbers, by the Box-Muller transform of uniform ones."""
+    u, v = tf.unstack(uniform(seed, (*shape, 2)), axis=-1)
+    return tf.sqrt(-2.0 * tf.math.log(u)) * tf.cos(2.0 * np.pi * v)
+
+
+def _keys(seed, shape):
+    """The hashes as uint32. Only operations that LiteRT has as well."""
+    keys = tf.cast(tf.range(tf.reduce_prod(shape)), tf.uint32)
+    for word in tf.unstack(seed, axis=-1):
+        word = tf.cast(word, tf.uint32) + tf.constant(0x9E3779B9, tf.uint32)
+        keys = _hash(keys ^ _hash(word)[..., None])
+    return tf.reshape(keys, tf.concat([tf.shape(seed)[:-1], shape], axis=0))
 
 
 def _hash(x):
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
-        x = (x ^ tf.bitwise.right_shift(x, tf.constant(shift, tf.uint32))) * tf.constant(
-            factor, tf.uint32
-        )
+        x = (x ^ _shifted(x, shift)) * tf.constant(factor, tf.uint32)
     return x
+
+
+def _shifted(x, count):
+    return tf.bitwise.right_shift(x, tf.constant(count, tf.uint32))

@@ -20,8 +20,6 @@ Signatures, every tensor with a leading batch dimension:
     sample:          observation, seed int32 [B, 2] → action, log_prob; each row is a function of
                      its own observation and seed
     value:           observation → value, if asked for
-
-LiteRT has no seeded random operations; its artefact has `serving_default` and `value` only.
 """
 
 import contextlib
@@ -190,14 +188,8 @@ class _Policy(tf.Module):
             tf.debugging.assert_equal(
                 tf.shape(seed)[0], tf.shape(observation)[0], "Each observation needs one seed."
             )
-            # Row by row: a row's noise must not depend on what else is in the batch.
-            noise = tf.map_fn(
-                lambda row: distribution.stateless_noise(row, 1)[0],
-                seed,
-                fn_output_signature=tf.TensorSpec((distribution.noise_size,), tf.float32),
-            )
             parameters = actor(observation)
-            actions = distribution.sample(parameters, noise)
+            actions = distribution.sample(parameters, distribution.stateless_noise(seed))
             return {
                 "action": distribution.to_env(actions),
                 "log_prob": distribution.log_prob(parameters, actions),
@@ -224,12 +216,11 @@ class _Policy(tf.Module):
 
 
 def _litert(module):
-    """The LiteRT flatbuffer of the signatures LiteRT can run."""
+    """The signatures as a LiteRT flatbuffer."""
     with tempfile.TemporaryDirectory() as directory:
-        signatures = {k: f for k, f in module.endpoints.items() if k != "sample"}
-        tf.saved_model.save(module, directory, signatures=signatures)
+        tf.saved_model.save(module, directory, signatures=module.endpoints)
         converter = tf.lite.TFLiteConverter.from_saved_model(
-            directory, signature_keys=list(signatures)
+            directory, signature_keys=list(module.endpoints)
         )
         return converter.convert()
 

@@ -21,15 +21,13 @@ def check_action_space(space):
     """Returns `space` if a distribution exists for it, else raises a `ValueError` naming it."""
     if isinstance(space, gymnasium.spaces.Discrete):
         return space
-    if (
-        isinstance(space, gymnasium.spaces.Box)
-        and len(space.shape) == 1
-        and np.issubdtype(space.dtype, np.floating)
-    ):
-        return space
+    of_rank_1 = gymnasium.spaces.Box | gymnasium.spaces.MultiDiscrete | gymnasium.spaces.MultiBinary
+    if isinstance(space, of_rank_1) and len(space.shape) == 1:
+        if not isinstance(space, gymnasium.spaces.Box) or np.issubdtype(space.dtype, np.floating):
+            return space
     raise ValueError(
-        f"Unsupported action space: {space}. Supported are Discrete spaces and Box spaces of "
-        "rank 1 with a floating dtype."
+        f"Unsupported action space: {space}. Supported are Discrete spaces, MultiDiscrete and "
+        "MultiBinary spaces of rank 1, and Box spaces of rank 1 with a floating dtype."
     )
 
 
@@ -63,6 +61,12 @@ def to_config(space):
     if isinstance(space, gymnasium.spaces.Discrete):
         numbers = {"n": int(space.n), "start": int(space.start)}
         return {"type": "Discrete", **numbers, "dtype": str(space.dtype)}
+    if isinstance(space, gymnasium.spaces.MultiDiscrete):
+        numbers = {"nvec": space.nvec.tolist(), "start": space.start.tolist()}
+        return {"type": "MultiDiscrete", **numbers, "dtype": str(space.dtype)}
+    if isinstance(space, gymnasium.spaces.MultiBinary):
+        n = space.n if isinstance(space.n, int) else list(space.shape)
+        return {"type": "MultiBinary", "n": n, "dtype": str(space.dtype)}
     if isinstance(space, gymnasium.spaces.Box):
         # Bounds are written as text: JSON has no infinity, and some readers no 64-bit integers.
         number = float if space.dtype.kind == "f" else int
@@ -86,6 +90,12 @@ def from_config(config):
     dtype = np.dtype(config["dtype"])
     if config["type"] == "Discrete":
         return gymnasium.spaces.Discrete(config["n"], start=config["start"], dtype=dtype.type)
+    if config["type"] == "MultiDiscrete":
+        return gymnasium.spaces.MultiDiscrete(
+            config["nvec"], start=config["start"], dtype=dtype.type
+        )
+    if config["type"] == "MultiBinary":
+        return gymnasium.spaces.MultiBinary(config["n"])
     number = float if dtype.kind == "f" else int
     low, high = (
         np.array([number(bound) for bound in config[side]], dtype).reshape(config["shape"])

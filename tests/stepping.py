@@ -1,9 +1,33 @@
 """Train steps on made-up rollouts, without an environment."""
 
+import keras
 import numpy as np
 import tensorflow as tf
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
+import keras_pg
 from keras_pg.rollouts.rollout import Rollout
+
+OBSERVATIONS = Box(-1.0, 1.0, (3,), np.float32)
+DISCRETE, CONTINUOUS = Discrete(3), Box(-0.5, 2.0, (2,), np.float32)
+ACTION_SPACES = {
+    "discrete": DISCRETE,
+    "continuous": CONTINUOUS,
+    "multidiscrete": MultiDiscrete([2, 3], start=[4, -1]),
+    "multibinary": MultiBinary(3),
+}
+
+
+def built(algorithm, action_space=DISCRETE, learning_rate=0.1, **settings):
+    """An agent on small networks, with plain gradient descent, away from its uniform start."""
+    settings = {"seed": 0, "normalize_observations": False, **settings}
+    agent = algorithm(keras_pg.mlp((8,), seed=1), **settings)
+    agent.build(OBSERVATIONS, action_space)
+    agent.compile(keras.optimizers.SGD(learning_rate), jit_compile=False)
+    rng = np.random.default_rng(1)
+    for variable in agent.trainable_variables:
+        variable.assign_add(0.3 * rng.normal(size=variable.shape))
+    return agent
 
 
 def make_rollout(agent, T=8, N=4, seed=0, invalid=()):

@@ -6,32 +6,25 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from environments import Clockwork
-from stepping import make_rollout, step, weights
+from stepping import (
+    ACTION_SPACES,
+    CONTINUOUS,
+    OBSERVATIONS,
+    built,
+    make_rollout,
+    step,
+    weights,
+)
 from tabular import TabularEnv, chain, exact_gradient
 
 import keras_pg
 from keras_pg.advantages import GAE, ActionAdvantage, NStep, ReturnMinusBaseline, TDResidual
 
-OBSERVATIONS = gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32)
-DISCRETE = gymnasium.spaces.Discrete(3)
-CONTINUOUS = gymnasium.spaces.Box(-0.5, 2.0, (2,), np.float32)
-SPACES = [DISCRETE, CONTINUOUS]
+every_space = pytest.mark.parametrize("space", ACTION_SPACES.values(), ids=ACTION_SPACES)
 CRITICS = ["gae", "td", "reward_to_go", "advantage"]
 
 
-def built(algorithm, action_space=DISCRETE, learning_rate=0.1, **settings):
-    """An agent on small networks, with plain gradient descent, away from its uniform start."""
-    settings = {"seed": 0, "normalize_observations": False, **settings}
-    agent = algorithm(keras_pg.mlp((8,), seed=1), **settings)
-    agent.build(OBSERVATIONS, action_space)
-    agent.compile(keras.optimizers.SGD(learning_rate), jit_compile=False)
-    rng = np.random.default_rng(1)
-    for variable in agent.trainable_variables:
-        variable.assign_add(0.3 * rng.normal(size=variable.shape))
-    return agent
-
-
-@pytest.mark.parametrize("space", SPACES)
+@every_space
 @pytest.mark.parametrize("advantage", CRITICS)
 def test_one_epoch_of_ppo_in_one_minibatch_is_the_step_of_a2c(space, advantage):
     """Every ratio is 1, and so the gradient of the surrogate is the policy gradient."""
@@ -44,7 +37,7 @@ def test_one_epoch_of_ppo_in_one_minibatch_is_the_step_of_a2c(space, advantage):
         np.testing.assert_allclose(one, other, atol=2e-6)
 
 
-@pytest.mark.parametrize("space", SPACES)
+@every_space
 def test_the_step_is_that_of_the_objective_row_by_row(space):
     agent = built(keras_pg.A2C, space, entropy_coef=0.02, value_coef=0.7, learning_rate=1.0)
     rollout = make_rollout(agent, invalid=[(0, 0), (5, 2)])
@@ -108,7 +101,7 @@ def test_a_running_mean_is_that_of_the_returns_before_this_rollout():
     )
 
 
-@pytest.mark.parametrize("space", SPACES)
+@every_space
 def test_a_critic_of_actions_is_regressed_on_its_targets(space):
     agent = built(keras_pg.A2C, space, advantage="advantage", gae_lambda=0.0, learning_rate=0.05)
     rollout = make_rollout(agent, T=16)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from environments import perturb, perturbed_agent
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 import keras_pg
 from keras_pg.rollouts.acting import CompiledEngine, LiteRTEngine, engine_for
@@ -44,6 +44,8 @@ POLICIES = {
     "discrete observations": (Discrete(6, start=3), Discrete(4), {}),
     "discrete observations beyond int32": (Discrete(6, start=2**40), Discrete(4), {}),
     "int32 actions": (OBSERVATIONS, Discrete(4, dtype=np.int32), {}),
+    "multicategorical": (OBSERVATIONS, MultiDiscrete([2, 3], start=[4, -1]), {}),
+    "bernoulli": (OBSERVATIONS, MultiBinary(3), {}),
     "deep, dropout, batch normalization": (
         OBSERVATIONS,
         ACTIONS,
@@ -81,6 +83,13 @@ def expected_actions(agent, observations, noise):
     if isinstance(space, Discrete):
         raw = np.argmax(parameters + noise, axis=-1)
         return raw, raw + space.start
+    if isinstance(space, MultiDiscrete):
+        first, second = np.split(parameters + noise, [space.nvec[0]], axis=-1)
+        raw = np.stack([first.argmax(axis=-1), second.argmax(axis=-1)], axis=-1)
+        return raw, raw + space.start
+    if isinstance(space, MultiBinary):
+        raw = (parameters + noise > 0).astype(np.int64)
+        return raw, raw
     mean, log_std = np.split(parameters, 2, axis=-1)
     raw = mean + np.exp(log_std) * noise
     if agent.squash_actions:

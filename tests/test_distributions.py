@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from keras_pg.distributions import (
     LOG_STD_RANGE,
+    Bernoulli,
     Categorical,
     DiagonalGaussian,
+    MultiCategorical,
     SquashedGaussian,
     for_action_space,
 )
@@ -35,6 +37,16 @@ CASES = {
         [0.0, 1.0, -1.0, 2.0, 0.5],
         [1.0, 0.0, 0.0, -1.0, 0.5],
     ),
+    "multicategorical": (
+        MultiCategorical(MultiDiscrete([2, 3], start=[4, -1])),
+        [0.0, 1.0, -1.0, 2.0, 0.5],
+        [0.0, 4.0, 0.0, -1.0, 0.5],
+    ),
+    "bernoulli": (
+        Bernoulli(MultiBinary(4)),
+        [0.0, 1.0, -1.0, 2.0],
+        [1.0, 0.5, 1.0, -1.0],
+    ),
     "gaussian": (
         DiagonalGaussian(BOX),
         [0.0, 1.0, -2.0, 0.5, -1.0, 0.0, 0.5, -0.3],
@@ -46,13 +58,20 @@ CASES = {
         [0.2, 1.3, -0.5, 0.0, -0.5, -0.2, 0.9, -0.5],
     ),
 }
+DISCRETE_CASES = ["categorical", "multicategorical", "bernoulli"]
 every_distribution = pytest.mark.parametrize("case", CASES)
+discrete_distributions = pytest.mark.parametrize("case", DISCRETE_CASES)
 both_gaussians = pytest.mark.parametrize("kind", [DiagonalGaussian, SquashedGaussian])
 
 
 def rows(parameters, count=1):
     """`count` equal parameter rows, float32 [count, P]."""
     return tf.tile(tf.constant([parameters], tf.float32), [count, 1])
+
+
+def seeds(count, seed=0):
+    """A seed a row, [count, 2]."""
+    return np.stack([np.arange(count), np.full(count, seed)], axis=-1)
 
 
 def samples_of(distribution, parameters, seed=0):
@@ -75,6 +94,17 @@ def assert_mean_within_three_standard_errors(draws, expected):
 def log_softmax(logits):
     logits = np.asarray(logits, np.float64)
     return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+
+
+def components(case, parameters):
+    """The log-probabilities of each component of a discrete distribution, log-softmaxes."""
+    logits = np.asarray(parameters, np.float64)
+    parts = {
+        "categorical": [logits],
+        "multicategorical": [logits[:2], logits[2:]],
+        "bernoulli": [np.array([0.0, logit]) for logit in logits],
+    }[case]
+    return [log_softmax(part) for part in parts]
 
 
 def gaussian_log_prob(parameters, actions):
@@ -121,10 +151,10 @@ def test_kl_is_the_mean_log_ratio_over_samples_of_p(case):
 @every_distribution
 def test_kl_equals_the_formula_in_the_named_direction(case):
     distribution, p, q = CASES[case]
-    if case == "categorical":
-        log_p, log_q = log_softmax(p), log_softmax(q)
-        forward = np.sum(np.exp(log_p) * (log_p - log_q))
-        backward = np.sum(np.exp(log_q) * (log_q - log_p))
+    if case in DISCRETE_CASES:
+        pairs = list(zip(components(case, p), components(case, q)))
+        forward = sum(np.sum(np.exp(a) * (a - b)) for a, b in pairs)
+        backward = sum(np.sum(np.exp(b) * (b - a)) for a, b in pairs)
     else:
         # A bijection leaves the KL as it is: squashing changes nothing.
         forward, backward = gaussian_kl(p, q), gaussian_kl(q, p)
@@ -156,7 +186,7 @@ def test_kl_from_a_policy_to_itself_is_zero_and_flat(case):
 def test_there_is_one_number_a_state(case):
     distribution, p, q = CASES[case]
     parameters = rows(p, 3)
-    actions = distribution.sample(parameters, distribution.stateless_noise([0, 1], 3))
+    actions = distribution.sample(parameters, distribution.stateless_noise(seeds(3)))
     assert actions.shape == (3, *distribution.action_shape)
     assert actions.dtype == distribution.action_dtype
     assert distribution.log_prob(parameters, actions).shape == (3,)
@@ -182,14 +212,39 @@ def test_equal_dimensions_add_up(kind):
         np.testing.assert_allclose(in_four, 4 * in_one_dimension, **FLOAT32)
 
 
-def test_categorical_log_prob_and_entropy_equal_the_formula():
-    distribution, logits, _ = CASES["categorical"]
-    log_probs = log_softmax(logits)
+def all_actions(case):
+    """Every raw action [A, ...] of a discrete distribution."""
+    counts = [len(part) for part in components(case, CASES[case][1])]
+    actions = np.stack(np.meshgrid(*map(np.arange, counts), indexing="ij"), -1)
+    actions = actions.reshape(-1, len(counts))
+    return actions[:, 0] if case == "categorical" else actions
+
+
+@discrete_distributions
+def test_discrete_log_prob_and_entropy_equal_the_formula(case):
+    distribution, p, _ = CASES[case]
+    parts, actions = components(case, p), all_actions(case)
+    indices = actions.reshape(len(actions), -1)
+    expected = [sum(part[i] for part, i in zip(parts, row, strict=True)) for row in indices]
+    np.testing.assert_allclose(np.sum(np.exp(expected)), 1.0)
     np.testing.assert_allclose(
-        distribution.log_prob(rows(logits, 5), tf.range(5, dtype=tf.int64)), log_probs, **FLOAT32
+        distribution.log_prob(rows(p, len(actions)), actions), expected, **FLOAT32
     )
-    entropy = -np.sum(np.exp(log_probs) * log_probs)
-    np.testing.assert_allclose(distribution.entropy(rows(logits)), [entropy], **FLOAT32)
+    entropy = -np.sum(np.exp(expected) * expected)
+    np.testing.assert_allclose(distribution.entropy(rows(p)), [entropy], **FLOAT32)
+
+
+@every_distribution
+def test_the_tfp_distribution_scores_alike(case):
+    distribution, p, _ = CASES[case]
+    parameters, actions = samples_of(distribution, p)
+    parameters, actions = parameters[:50], actions[:50]
+    expected = distribution.distribution(parameters).log_prob(
+        tf.cast(actions, tf.float32) if case == "bernoulli" else actions
+    )
+    if case == "squashed":
+        expected -= np.sum(log_slope(actions.numpy().astype(np.float64)), axis=-1)
+    np.testing.assert_allclose(distribution.log_prob(parameters, actions), expected, **FLOAT32)
 
 
 @pytest.mark.parametrize("case", ["gaussian", "squashed"])
@@ -209,14 +264,38 @@ def test_gaussian_entropy_equals_the_formula():
     np.testing.assert_allclose(distribution.entropy(rows(p)), [expected], **FLOAT32)
 
 
-def test_the_mean_score_of_a_categorical_is_zero():
-    distribution, logits, _ = CASES["categorical"]
-    parameters = rows(logits)
+@discrete_distributions
+def test_the_mean_score_is_zero_and_its_covariance_the_fisher_matrix(case):
+    distribution, p, _ = CASES[case]
+    actions = all_actions(case)
+    parameters = rows(p, len(actions))
     with tf.GradientTape() as tape:
         tape.watch(parameters)
-        log_probs = distribution.log_prob(tf.tile(parameters, [5, 1]), tf.range(5, dtype=tf.int64))
-        expectation = tf.reduce_sum(np.exp(log_softmax(logits)).astype(np.float32) * log_probs)
-    np.testing.assert_allclose(tape.gradient(expectation, parameters), [np.zeros(5)], atol=1e-6)
+        log_probs = distribution.log_prob(parameters, actions)
+    scores = tape.gradient(log_probs, parameters).numpy()
+    probabilities = np.exp(np.float64(log_probs))
+    np.testing.assert_allclose(probabilities @ scores, np.zeros(len(p)), atol=1e-6)
+    covariance = np.einsum("a,ai,aj->ij", probabilities, scores, scores)
+    products = distribution.fisher_product(rows(p, len(p)), np.eye(len(p), dtype=np.float32))
+    np.testing.assert_allclose(products, covariance, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", ["categorical", "multicategorical"])
+def test_an_impossible_action_leaves_everything_finite(case):
+    """A logit of -∞ is a probability of 0, whose share of the entropy is 0."""
+    distribution, _, _ = CASES[case]
+    parameters = rows([0.0, -np.inf, 1.0, -np.inf, 0.5])
+    action = np.array({"categorical": [2], "multicategorical": [[0, 2]]}[case])
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(parameters)
+        log_prob, entropy = (
+            distribution.log_prob(parameters, action),
+            distribution.entropy(parameters),
+        )
+    for value in (log_prob, entropy, tape.gradient(log_prob, parameters)):
+        assert np.all(np.isfinite(value))
+    possible = log_softmax([0.0, 1.0, 0.5] if case == "categorical" else [1.0, 0.5])
+    np.testing.assert_allclose(entropy, [-np.sum(np.exp(possible) * possible)], **FLOAT32)
 
 
 # --------------------------------------------------------------------------- noise and samples
@@ -232,23 +311,34 @@ def test_zero_noise_gives_the_mode(case):
     )
 
 
-def test_the_mode_of_a_categorical_is_its_most_probable_action():
-    distribution, p, q = CASES["categorical"]
-    assert distribution.mode(tf.concat([rows(p), rows(q)], 0)).numpy().tolist() == [3, 0]
+@discrete_distributions
+def test_the_mode_is_the_most_probable_action(case):
+    distribution, p, q = CASES[case]
+    actions = all_actions(case)
+    for parameters in (p, q):
+        best = np.argmax(distribution.log_prob(rows(parameters, len(actions)), actions))
+        np.testing.assert_array_equal(distribution.mode(rows(parameters))[0], actions[best])
+
+
+def test_the_mode_of_a_categorical_is_the_first_of_equals():
+    distribution, _, _ = CASES["categorical"]
     assert distribution.mode(rows([1.0, 2.0, 2.0, 0.0, 2.0])).numpy().tolist() == [1]
 
 
+@discrete_distributions
 @pytest.mark.parametrize("source", ["draw_noise", "stateless_noise"])
-def test_sampled_categories_are_as_frequent_as_the_softmax_says(source):
-    distribution, logits, _ = CASES["categorical"]
+def test_sampled_actions_are_as_frequent_as_they_are_probable(case, source):
+    distribution, p, _ = CASES[case]
     if source == "draw_noise":
         noise = distribution.draw_noise(np.random.default_rng(1), (SAMPLES,))
     else:
-        noise = distribution.stateless_noise([1, 2], SAMPLES)
-    actions = distribution.sample(rows(logits, SAMPLES), noise).numpy()
-    probabilities = np.exp(log_softmax(logits))
-    counts = np.bincount(actions, minlength=5)
-    assert counts.shape == (5,)
+        noise = distribution.stateless_noise(seeds(SAMPLES))
+    sampled = distribution.sample(rows(p, SAMPLES), noise).numpy().reshape(SAMPLES, -1)
+    actions = all_actions(case)
+    probabilities = np.exp(distribution.log_prob(rows(p, len(actions)), actions))
+    each = [np.all(sampled == action, axis=-1) for action in actions.reshape(len(actions), -1)]
+    counts = np.sum(each, axis=-1)
+    assert counts.sum() == SAMPLES
     standard_deviations = np.sqrt(SAMPLES * probabilities * (1 - probabilities))
     assert np.all(np.abs(counts - SAMPLES * probabilities) < 3 * standard_deviations)
 
@@ -259,14 +349,15 @@ def test_sampled_categories_are_as_frequent_as_the_softmax_says(source):
     [
         (DiagonalGaussian(Box(-1, 1, (4,))), 0.0, 1.0, 3.0),
         (Categorical(Discrete(4)), np.euler_gamma, np.pi**2 / 6, 5.4),
+        (Bernoulli(MultiBinary(4)), 0.0, np.pi**2 / 3, 4.2),
     ],
-    ids=["normal", "gumbel"],
+    ids=["normal", "gumbel", "logistic"],
 )
 def test_noise_is_standard(distribution, mean, variance, kurtosis, source):
     if source == "draw_noise":
         noise = distribution.draw_noise(np.random.default_rng(0), (SAMPLES,))
     else:
-        noise = distribution.stateless_noise([3, 4], SAMPLES).numpy()
+        noise = distribution.stateless_noise(seeds(SAMPLES)).numpy()
     assert noise.shape == (SAMPLES, 4) and noise.dtype == np.float32
     draws = noise.astype(np.float64)
     # Var[sample mean] = σ²/n; Var[sample variance] = σ⁴ (kurtosis - 1)/n. One test a column.
@@ -282,9 +373,7 @@ def test_noise_is_standard(distribution, mean, variance, kurtosis, source):
 @every_distribution
 def test_noise_is_reproduced_by_its_seed(case):
     distribution, _, _ = CASES[case]
-    one, same, other = (
-        distribution.stateless_noise(seed, 7).numpy() for seed in ([1, 2],) * 2 + ([1, 3],)
-    )
+    one, same, other = (distribution.stateless_noise(seeds(7, seed)).numpy() for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
     assert np.all(one != other)
     one, same, other = (
@@ -398,6 +487,20 @@ def test_categorical_actions_start_where_the_space_does():
     assert all(space.contains(action) for action in actions.numpy())
 
 
+@pytest.mark.parametrize(
+    "space",
+    [MultiDiscrete([2, 3], start=[4, -1]), MultiDiscrete([2, 3], dtype=np.int32), MultiBinary(4)],
+    ids=str,
+)
+def test_actions_of_several_components_are_of_the_space(space):
+    distribution = for_action_space(space)
+    noise = distribution.draw_noise(np.random.default_rng(0), (200,))
+    actions = distribution.to_env(distribution.sample(np.zeros_like(noise), noise)).numpy()
+    assert actions.dtype == space.dtype
+    assert all(space.contains(action) for action in actions)
+    assert len(np.unique(actions, axis=0)) == (6 if isinstance(space, MultiDiscrete) else 16)
+
+
 @both_gaussians
 @pytest.mark.parametrize(
     "space",
@@ -450,7 +553,7 @@ def test_a_deviation_beyond_its_bounds_can_come_back():
 def test_log_std_is_clipped_to_its_range(kind, beyond, bound):
     distribution = kind(BOX)
     outside, inside = (rows([0.5] * 4 + [log_std] * 4) for log_std in (beyond, bound))
-    noise = distribution.stateless_noise([0, 1], 1)
+    noise = distribution.stateless_noise(seeds(1))
     actions = tf.fill([1, 4], 0.5)
     for function in (
         distribution.entropy,
@@ -470,8 +573,10 @@ def test_log_std_is_clipped_to_its_range(kind, beyond, bound):
         (Box(-np.inf, np.inf, (2,)), True),
         (Box(np.float32([0, -np.inf]), np.float32([1, 1])), True),
         (Discrete(3), True),
-        (gymnasium.spaces.MultiDiscrete([2, 3]), False),
-        (gymnasium.spaces.MultiBinary(3), False),
+        (MultiDiscrete([2, 3]), True),
+        (MultiBinary(3), True),
+        (MultiDiscrete([[2, 3]]), False),
+        (MultiBinary([2, 3]), False),
         (gymnasium.spaces.Dict(a=Discrete(2)), False),
         (Box(0, 3, (2,), np.int64), False),
         (Box(0, 1, (2, 2)), False),
@@ -486,6 +591,8 @@ def test_a_space_without_a_distribution_is_named_in_the_error(space, squash):
 
 def test_each_space_gets_its_distribution():
     assert type(for_action_space(Discrete(2))) is Categorical
+    assert type(for_action_space(MultiDiscrete([2, 3]))) is MultiCategorical
+    assert type(for_action_space(MultiBinary(2))) is Bernoulli
     assert type(for_action_space(BOX)) is DiagonalGaussian
     assert type(for_action_space(BOX, squash=True)) is SquashedGaussian
 
@@ -496,6 +603,10 @@ def test_descriptions_say_what_is_sampled(case):
     described = {name: x.numpy()[0] for name, x in distribution.describe(rows(p)).items()}
     expected = {
         "categorical": {"probabilities": np.exp(log_softmax(p))},
+        "multicategorical": {
+            "probabilities": np.exp(np.concatenate([log_softmax(p[:2]), log_softmax(p[2:])]))
+        },
+        "bernoulli": {"probabilities": 1 / (1 + np.exp(-np.array(p)))},
         "gaussian": {"mean": p[:4], "standard_deviation": np.exp(p[4:])},
         "squashed": {"unsquashed_mean": p[:4], "unsquashed_standard_deviation": np.exp(p[4:])},
     }[case]

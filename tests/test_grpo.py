@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from environments import Bandit, Clockwork
-from stepping import make_rollout, step, weights
+from stepping import DISCRETE, OBSERVATIONS, built, make_rollout, step, weights
 
 import keras_pg
 from keras_pg import losses
@@ -14,20 +14,6 @@ from keras_pg.agents.grpo import step_weights
 from keras_pg.agents.reference import kl_to_reference
 from keras_pg.distributions import Categorical
 from keras_pg.returns import group_advantages
-
-OBSERVATIONS = gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32)
-DISCRETE = gymnasium.spaces.Discrete(3)
-
-
-def built(algorithm=keras_pg.GRPO, learning_rate=0.1, **settings):
-    settings = {"seed": 0, "normalize_observations": False, **settings}
-    agent = algorithm(keras_pg.mlp((8,), seed=1), **settings)
-    agent.build(OBSERVATIONS, DISCRETE)
-    agent.compile(keras.optimizers.SGD(learning_rate), jit_compile=False)
-    rng = np.random.default_rng(1)
-    for variable in agent.trainable_variables:
-        variable.assign_add(0.3 * rng.normal(size=variable.shape))
-    return agent
 
 
 def episodes(agent, lengths, seed=0):
@@ -81,7 +67,7 @@ def test_the_three_normalizations_of_the_loss_by_hand(normalization, expected):
 
 
 def test_the_step_is_that_of_the_objective_episode_by_episode():
-    agent = built(group_size=2, gamma=0.9, entropy_coef=0.01, learning_rate=1.0)
+    agent = built(keras_pg.GRPO, group_size=2, gamma=0.9, entropy_coef=0.01, learning_rate=1.0)
     rollout = episodes(agent, [3, 5, 1, 4])
     returns = [
         sum(0.9**t * rollout.rewards[t, n] for t in range(8) if t < 5 and rollout.valid[t, n])
@@ -107,7 +93,7 @@ def test_the_step_is_that_of_the_objective_episode_by_episode():
 
 
 def test_the_loss_is_zero_before_the_first_step_and_its_gradient_is_not():
-    agent = built(group_size=2, learning_rate=1.0)
+    agent = built(keras_pg.GRPO, group_size=2, learning_rate=1.0)
     before = weights(agent)
     logs = step(agent, episodes(agent, [3, 5, 1, 4]), eagerly=True)
     assert abs(logs["loss"]) < 1e-6
@@ -115,7 +101,7 @@ def test_the_loss_is_zero_before_the_first_step_and_its_gradient_is_not():
 
 
 def test_groups_of_equal_returns_teach_nothing_and_are_counted():
-    agent = built(group_size=2)
+    agent = built(keras_pg.GRPO, group_size=2)
     rollout = episodes(agent, [3, 3, 3, 3])
     rollout = rollout._replace(rewards=np.full_like(rollout.rewards, 0.1))
     before = weights(agent)
@@ -133,7 +119,13 @@ def test_groups_of_equal_returns_teach_nothing_and_are_counted():
 def test_minibatches_weigh_each_step_as_the_whole_does(normalization):
     """With steps so small that the policy hardly moves, parts add up to the whole."""
     agents = [
-        built(group_size=2, normalization=normalization, num_minibatches=m, learning_rate=m * 1e-3)
+        built(
+            keras_pg.GRPO,
+            group_size=2,
+            normalization=normalization,
+            num_minibatches=m,
+            learning_rate=m * 1e-3,
+        )
         for m in (1, 4)
     ]
     agents[1].optimizer.learning_rate = 1e-3 / 4
@@ -298,7 +290,7 @@ def test_the_reference_is_a_copy_that_is_saved_and_can_be_given_by_path(tmp_path
     first = built(keras_pg.PPO)
     first.save(tmp_path / "first.keras")
     agents = [
-        built(reference=reference, kl_coef=0.1, group_size=2)
+        built(keras_pg.GRPO, reference=reference, kl_coef=0.1, group_size=2)
         for reference in (
             first,
             first.actor,
@@ -321,7 +313,14 @@ def test_the_reference_is_a_copy_that_is_saved_and_can_be_given_by_path(tmp_path
 def test_eager_graph_and_xla_agree(jit_compile):
     reference = built(keras_pg.PPO)
     agents = [
-        built(reference=reference, kl_coef=0.1, group_size=2, update_epochs=2, num_minibatches=2)
+        built(
+            keras_pg.GRPO,
+            reference=reference,
+            kl_coef=0.1,
+            group_size=2,
+            update_epochs=2,
+            num_minibatches=2,
+        )
         for _ in range(2)
     ]
     rollout = tf.nest.map_structure(tf.constant, episodes(agents[0], [4, 8, 1, 3]))
@@ -332,7 +331,9 @@ def test_eager_graph_and_xla_agree(jit_compile):
 
 
 def test_a_saved_agent_makes_the_same_next_update(tmp_path):
-    agent = built(group_size=2, scale="batch", normalization="token", clip_ratio_high=0.28)
+    agent = built(
+        keras_pg.GRPO, group_size=2, scale="batch", normalization="token", clip_ratio_high=0.28
+    )
     rollout = episodes(agent, [4, 8, 1, 3])
     step(agent, rollout, eagerly=True)
     agent.save(tmp_path / "agent.keras")
@@ -373,10 +374,10 @@ def test_bad_arguments_are_refused(algorithm, arguments, error, message):
 
 def test_k1_in_the_loss_is_refused():
     with pytest.raises(ValueError, match="gradient of zero"):
-        keras_pg.PPO(reference=built(), kl_coef=0.1, kl_estimator="k1")
+        keras_pg.PPO(reference=built(keras_pg.GRPO), kl_coef=0.1, kl_estimator="k1")
 
 
 def test_a_reference_for_other_spaces_is_refused():
-    agent = keras_pg.PPO(reference=built(), kl_coef=0.1)
+    agent = keras_pg.PPO(reference=built(keras_pg.GRPO), kl_coef=0.1)
     with pytest.raises(ValueError, match="Discrete"):
         agent.build(OBSERVATIONS, gymnasium.spaces.Discrete(5))

@@ -5,29 +5,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from stepping import make_rollout, step, weights
+from stepping import ACTION_SPACES, built, make_rollout, step, weights
 
 import keras_pg
 from keras_pg import losses
 from keras_pg.agents.ppo import Batch
 
-OBSERVATIONS = gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32)
-SPACES = {
-    "discrete": gymnasium.spaces.Discrete(3),
-    "gaussian": gymnasium.spaces.Box(-0.5, 2.0, (2,), np.float32),
-}
-every_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
-
-
-def built(algorithm, space=SPACES["discrete"], learning_rate=0.1, **settings):
-    settings = {"num_minibatches": 1, "seed": 0, "normalize_observations": False, **settings}
-    agent = algorithm(keras_pg.mlp((8,), seed=1), **settings)
-    agent.build(OBSERVATIONS, space)
-    agent.compile(keras.optimizers.SGD(learning_rate), jit_compile=False)
-    rng = np.random.default_rng(1)
-    for variable in agent.trainable_variables:
-        variable.assign_add(0.3 * rng.normal(size=variable.shape))
-    return agent
+every_space = pytest.mark.parametrize("space", ACTION_SPACES.values(), ids=ACTION_SPACES)
 
 
 def two_armed(algorithm, logits, **settings):
@@ -103,11 +87,12 @@ def test_many_steps_of_penalized_ppo_reach_the_fixed_point_of_the_other_kl(penal
 def test_the_first_gradient_step_knows_no_penalty(space):
     """The gradient of either KL is zero at π = π_old."""
     rollout = make_rollout(built(keras_pg.PPO, space))
+    once = {"num_minibatches": 1, "update_epochs": 1}
     agents = [
-        built(keras_pg.PPO, space, update_epochs=1, clip_ratio=None),
-        built(keras_pg.PPO, space, update_epochs=1, clip_ratio=None, kl_penalty=100.0),
-        built(keras_pg.MDPO, space, update_epochs=1, step_size=1e-2),
-        built(keras_pg.MDPO, space, update_epochs=1, step_size=10.0, clip_ratio=0.2),
+        built(keras_pg.PPO, space, clip_ratio=None, **once),
+        built(keras_pg.PPO, space, clip_ratio=None, kl_penalty=100.0, **once),
+        built(keras_pg.MDPO, space, step_size=1e-2, **once),
+        built(keras_pg.MDPO, space, step_size=10.0, clip_ratio=0.2, **once),
     ]
     for agent in agents:
         step(agent, rollout, eagerly=True)
@@ -122,7 +107,10 @@ def test_the_first_gradient_step_knows_no_penalty(space):
     (keras_pg.MDPO, {"step_size": 10.0}), (keras_pg.MDPO, {"step_size": 0.05}),
 ])  # fmt: skip
 def test_the_loss_has_the_kl_in_the_order_and_with_the_factor_it_claims(algorithm, settings, space):
-    agent, old = built(algorithm, space, clip_ratio=None, **settings), built(keras_pg.PPO, space)
+    agent, old = (
+        built(algorithm, space, num_minibatches=1, clip_ratio=None, **settings),
+        built(keras_pg.PPO, space),
+    )
     for variable in old.actor.trainable_variables:
         variable.assign(1.1 * variable)
     rollout = make_rollout(old)
@@ -157,7 +145,7 @@ def test_the_penalty_is_halved_below_its_target_and_doubled_above(
 ):
     agent = built(
         keras_pg.PPO, learning_rate=learning_rate, clip_ratio=None, kl_penalty=0.5,
-        kl_penalty_target=0.01, update_epochs=2,
+        kl_penalty_target=0.01, update_epochs=2, num_minibatches=1,
     )  # fmt: skip
     train_step = tf.function(agent.train_step, autograph=False, jit_compile=jit_compile)
     for k in (1, 2):
@@ -180,7 +168,9 @@ def test_an_adapted_penalty_keeps_the_kl_near_its_target():
 
 
 def test_without_clipping_no_ratio_is_counted_as_clipped():
-    agent = built(keras_pg.PPO, learning_rate=5.0, clip_ratio=None, update_epochs=3)
+    agent = built(
+        keras_pg.PPO, num_minibatches=1, learning_rate=5.0, clip_ratio=None, update_epochs=3
+    )
     assert step(agent, make_rollout(agent), eagerly=True)["clip_fraction"] == 0
 
 
@@ -191,7 +181,7 @@ def test_a_saved_agent_makes_the_same_next_update(algorithm, tmp_path):
         if algorithm is keras_pg.PPO
         else {"step_size": keras.optimizers.schedules.PolynomialDecay(1.0, 100, 0.0)}
     )
-    agent = built(algorithm, **settings)
+    agent = built(algorithm, **{"num_minibatches": 1, **settings})
     rollout = make_rollout(agent)
     step(agent, rollout, eagerly=True)
     agent.save(tmp_path / "agent.keras")

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from keras_pg import Actor, Critic, mlp
 
@@ -177,7 +177,7 @@ def test_rows_do_not_see_each_other(encoder):
 def test_every_trainable_weight_receives_a_gradient(encoder):
     x = observations()
     actor, critic = unchanged_networks(encoder)
-    noise = actor.action_distribution.stateless_noise([0, 1], 7)
+    noise = actor.action_distribution.stateless_noise(np.arange(14).reshape(7, 2))
     actions = actor.action_distribution.sample(actor(x), noise)
     with tf.GradientTape(persistent=True) as tape:
         score = tf.reduce_sum(actor.action_distribution.log_prob(actor(x), actions))
@@ -192,7 +192,7 @@ def test_every_trainable_weight_receives_a_gradient(encoder):
 def test_the_gradient_of_log_std_is_the_squared_noise_minus_one():
     actor, _ = unchanged_networks()
     x = observations()
-    noise = actor.action_distribution.stateless_noise([0, 1], 7)
+    noise = actor.action_distribution.stateless_noise(np.arange(14).reshape(7, 2))
     actions = actor.action_distribution.sample(actor(x), noise)
     with tf.GradientTape() as tape:
         score = tf.reduce_sum(actor.action_distribution.log_prob(actor(x), actions))
@@ -245,8 +245,8 @@ def test_a_box_of_any_dtype_is_read_as_float32(dtype):
 
 
 UNSUPPORTED = [
-    gymnasium.spaces.MultiDiscrete([2, 3]),
-    gymnasium.spaces.MultiBinary(3),
+    MultiDiscrete([[2, 3]]),
+    MultiBinary([2, 3]),
     gymnasium.spaces.Dict(a=Discrete(2)),
     Box(0, 1, (2, 2)),
 ]
@@ -327,8 +327,10 @@ def test_a_network_survives_its_config(encoder):
         (OBSERVATIONS, ACTIONS, {"squash": True, "log_std_init": -0.7}),
         (OBSERVATIONS, Box(-np.inf, np.inf, (2,)), {"normalize_observations": False}),
         (Discrete(4, start=10), Discrete(3, start=-1), {}),
+        (OBSERVATIONS, MultiDiscrete([2, 3], start=[4, -1]), {}),
+        (OBSERVATIONS, MultiBinary(3), {}),
     ],
-    ids=["squashed", "unbounded", "discrete"],
+    ids=["squashed", "unbounded", "discrete", "multidiscrete", "multibinary"],
 )
 def test_an_actor_survives_its_config_with_its_spaces_and_options(
     observation_space, action_space, keywords

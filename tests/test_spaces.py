@@ -6,7 +6,7 @@ import re
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from keras_pg import spaces
 
@@ -27,11 +27,17 @@ SUPPORTED = {
     "discrete from 7": Discrete(4, start=7),
     "discrete from -3": Discrete(4, start=-3),
 }
+MULTIPLE = {
+    "multidiscrete": MultiDiscrete([2, 3]),
+    "multidiscrete from": MultiDiscrete([2, 3], start=[4, -1], dtype=np.int32),
+    "multibinary": MultiBinary(3),
+    "multibinary of shape": MultiBinary([3]),
+}
 
 
-@pytest.mark.parametrize("name", SUPPORTED)
+@pytest.mark.parametrize("name", SUPPORTED | MULTIPLE)
 def test_a_space_survives_json(name):
-    space = SUPPORTED[name]
+    space = (SUPPORTED | MULTIPLE)[name]
     # Strict JSON: it knows neither Infinity nor NaN.
     text = json.dumps(spaces.to_config(space), allow_nan=False)
     restored = spaces.from_config(json.loads(text))
@@ -42,7 +48,7 @@ def test_a_space_survives_json(name):
         # `==` of boxes is approximate.
         np.testing.assert_array_equal(restored.low, space.low)
         np.testing.assert_array_equal(restored.high, space.high)
-    else:
+    elif isinstance(space, Discrete):
         assert (restored.n, restored.start) == (space.n, space.start)
 
 
@@ -58,8 +64,6 @@ def test_a_space_in_place_of_a_config_is_returned_as_it_is():
 
 
 UNSUPPORTED = [
-    gymnasium.spaces.MultiDiscrete([2, 3]),
-    gymnasium.spaces.MultiBinary(3),
     gymnasium.spaces.Dict(a=Discrete(2)),
     gymnasium.spaces.Tuple([Discrete(2)]),
     gymnasium.spaces.Text(5),
@@ -77,23 +81,35 @@ def test_observations_may_be_discrete_or_any_vector(name):
     assert spaces.check_observation_space(SUPPORTED[name]) is SUPPORTED[name]
 
 
-@pytest.mark.parametrize("space", [*UNSUPPORTED, Box(0, 1, (2, 2)), Box(0, 1, ())], ids=str)
+@pytest.mark.parametrize(
+    "space", [*UNSUPPORTED, *MULTIPLE.values(), Box(0, 1, (2, 2)), Box(0, 1, ())], ids=str
+)
 def test_an_unsupported_observation_space_is_named_in_the_error(space):
     with pytest.raises(ValueError, match=re.escape(str(space))):
         spaces.check_observation_space(space)
 
 
-@pytest.mark.parametrize("name", SUPPORTED)
+@pytest.mark.parametrize("name", SUPPORTED | MULTIPLE)
 def test_actions_may_be_discrete_or_a_vector_of_floats(name):
-    space = SUPPORTED[name]
-    if isinstance(space, Discrete) or space.dtype.kind == "f":
+    space = (SUPPORTED | MULTIPLE)[name]
+    if not isinstance(space, Box) or space.dtype.kind == "f":
         assert spaces.check_action_space(space) is space
     else:
         with pytest.raises(ValueError, match=re.escape(str(space))):
             spaces.check_action_space(space)
 
 
-@pytest.mark.parametrize("space", [*UNSUPPORTED, Box(0, 1, (2, 2)), Box(0, 1, ())], ids=str)
+@pytest.mark.parametrize(
+    "space",
+    [
+        *UNSUPPORTED,
+        MultiDiscrete([[2, 3]]),
+        MultiBinary([2, 3]),
+        Box(0, 1, (2, 2)),
+        Box(0, 1, ()),
+    ],
+    ids=str,
+)
 def test_an_unsupported_action_space_is_named_in_the_error(space):
     with pytest.raises(ValueError, match=re.escape(str(space))):
         spaces.check_action_space(space)

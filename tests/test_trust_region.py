@@ -1,14 +1,21 @@
 """Fisher-vector products, conjugate gradient, the natural step and the line search, in float64."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from keras_pg import distributions, trust_region
 
 STATES = np.random.default_rng(0).normal(size=(6, 3))
-SPACES = {"softmax": Discrete(4), "gaussian": Box(-1.0, 1.0, (2,))}
+SPACES = {
+    "softmax": Discrete(4),
+    "gaussian": Box(-1.0, 1.0, (2,)),
+    "bernoulli": MultiBinary(3),
+    "product of softmaxes": MultiDiscrete([2, 3]),
+}
 NODES, NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(3)  # exact to degree 5
 NODE_WEIGHTS = NODE_WEIGHTS / NODE_WEIGHTS.sum()
 
@@ -42,11 +49,13 @@ class Linear:
     def explicit_fisher(self):
         """Σ_s Σ_a π(a|s) ∇log π ∇log πᵀ / S, the sum over actions exact or by exact quadrature."""
         parameters = self().numpy()
-        if isinstance(self.policy, distributions.Categorical):
-            choices = [
-                (np.full(len(STATES), a), np.exp(parameters[:, a]) / np.exp(parameters).sum(-1))
-                for a in range(parameters.shape[1])
-            ]
+        if not isinstance(self.policy, distributions.DiagonalGaussian):
+            counts = {4: [4], 3: [2] * 3, 5: [2, 3]}[parameters.shape[1]]
+            choices = []
+            for action in itertools.product(*map(range, counts)):
+                action = np.reshape(action, self.policy.action_shape)
+                actions = np.tile(action, (len(STATES), *[1] * action.ndim))
+                choices.append((actions, np.exp(self.policy.log_prob(self(), actions))))
         else:
             mean, log_std = np.split(parameters, 2, axis=-1)
             choices = [

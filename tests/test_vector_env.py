@@ -5,7 +5,7 @@ import gymnasium
 import numpy as np
 import pytest
 from environments import Clockwork, DiscreteClockwork, Faulty, Recording, perturbed_agent
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorWrapper
 
 from keras_pg import advantages, distributions
@@ -388,6 +388,32 @@ def test_discrete_actions_count_from_zero_in_rollouts_and_from_the_start_in_envi
     assert set(raw) == {0, 1, 2}
     assert all(space.contains(action) for action in received)
     np.testing.assert_array_equal(received, raw + 5)
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.parametrize("space", [MultiDiscrete([2, 3], start=[5, -1]), MultiBinary(4)], ids=str)
+def test_actions_of_several_components_reach_the_environment_as_members_of_its_space(
+    space, vectorization
+):
+    class Counting(Recording):
+        """The reward tells what was received; an action outside the space is an error."""
+
+        def step(self, action):
+            assert self.action_space.contains(action)
+            observation, _, *rest = super().step(action)
+            return observation, float(np.dot(action, 10.0 ** np.arange(len(action)))), *rest
+
+    env, _ = make_vector_env(lambda: Counting(space), 2, vectorization)
+    agent = perturbed_agent(env.single_observation_space, space)
+    collector = collector_for(env, agent.actor, num_steps=50, gamma=GAMMA)
+    collector.reset(seed=0)
+    rollout = collector.collect(np.random.default_rng(0))
+    env.close()
+    raw = np.asarray(rollout.actions)
+    assert raw.shape == (50, 2, *space.shape) and np.all(raw.min(axis=(0, 1)) == 0)
+    start = getattr(space, "start", np.zeros(space.shape))
+    expected = (raw + start) @ 10.0 ** np.arange(space.shape[0])
+    np.testing.assert_array_equal(rollout.rewards[rollout.valid], expected[rollout.valid])
 
 
 # ----------------------------------------------------------------------------------------- errors

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_pg import advantages, saved_model, spaces
+from keras_pg import advantages, randomness, saved_model, spaces
 from keras_pg.callbacks import RaiseOnNonFinite, StopAfterTimesteps
 from keras_pg.hyperparameters import (
     Hyperparameter,
@@ -738,7 +738,9 @@ class Agent(keras.Model):
         def sample(observations):
             seed = tf.stack([tf.constant(self.seed, tf.int64), self.sampled_batches.value])
             self.sampled_batches.assign_add(1)
-            noise = distribution.stateless_noise(seed, tf.shape(observations)[0])
+            noise = distribution.stateless_noise(
+                randomness.bits(seed, (tf.shape(observations)[0], 2))
+            )
             return distribution.to_env(distribution.sample(self.actor(observations), noise))
 
         return self._trace(sample)
