@@ -42,9 +42,11 @@ def main():
     agent = getattr(keras_pg, algorithm["agent"])(
         **{name: value(setting) for name, setting in arguments.items()}, seed=seed
     )
-    if "optimizer" in settings:
-        optimizer = {name: value(setting) for name, setting in settings["optimizer"].items()}
-        agent.compile(getattr(keras.optimizers, optimizer.pop("name"))(**optimizer))
+    optimizers = {}
+    for role in {"optimizer", "critic_optimizer"} & settings.keys():
+        optimizer = {name: value(setting) for name, setting in settings[role].items()}
+        optimizers[role] = getattr(keras.optimizers, optimizer.pop("name"))(**optimizer)
+    agent.compile(**optimizers)
     start = time.perf_counter()
     history = agent.fit(env, **fit, verbose=0).history
     seconds = time.perf_counter() - start
