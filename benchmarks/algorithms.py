@@ -27,6 +27,7 @@ ALGORITHMS = {
     "a2c": "A2C",
     "npg": "NPG",
     "trpo": "TRPO",
+    "trpo_zoo": "TRPO, rl-zoo's settings",
     "ppo": "PPO",
     "mdpo": "MDPO",
     "grpo": "GRPO",
@@ -38,7 +39,10 @@ T95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 
 
 
 def settings_of(algorithm, env):
+    """The settings of an algorithm in an environment; None where it is not run there."""
     settings = json.loads((SETTINGS / f"{algorithm}.json").read_text())
+    if env not in settings["environments"]:
+        return None
     return {"agent": settings["agent"], **settings["environments"][env]}
 
 
@@ -48,6 +52,8 @@ def path_of(algorithm, env):
 
 def runs_of(algorithm, env):
     """The stored runs with today's settings, ordered by seed."""
+    if settings_of(algorithm, env) is None:
+        return []
     runs = stored.load(path_of(algorithm, env), settings_of(algorithm, env))["runs"]
     return sorted(runs, key=lambda run: run["seed"])
 
@@ -131,7 +137,8 @@ def main():
             for seed in range(options.seeds)
             for env in options.env
             for algorithm in options.algorithm
-            if seed not in {run["seed"] for run in runs_of(algorithm, env)}
+            if settings_of(algorithm, env) is not None
+            and seed not in {run["seed"] for run in runs_of(algorithm, env)}
         ]
         for future in missing:
             future.result()

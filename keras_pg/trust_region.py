@@ -38,12 +38,18 @@ def fisher_vector_product(output, variables, metric, vector, damping=0.0):
     Reference: Martens, 2020, "New insights and perspectives on the natural gradient method",
     eq. 13 and section 9.
     """
-    with tf.autodiff.ForwardAccumulator(variables, vector) as accumulator:
-        y = output()
-    tangents = metric(y, accumulator.jvp(y, tf.UnconnectedGradients.ZERO))
-    with tf.GradientTape() as tape:
-        y = output()
-    product = tape.gradient(y, variables, tf.stop_gradient(tangents), tf.UnconnectedGradients.ZERO)
+    # J v as the derivative of Jᵀ u in u, which is linear in u: by reverse mode twice, since forward
+    # mode does not go through the loops of recurrent layers.
+    with tf.GradientTape() as outer:
+        with tf.GradientTape(persistent=True) as inner:
+            y = output()
+        u = tf.zeros_like(y)
+        outer.watch(u)
+        product = inner.gradient(y, variables, u, tf.UnconnectedGradients.ZERO)
+        product = [tf.convert_to_tensor(p) for p in product]
+    tangents = outer.gradient(product, u, vector, tf.UnconnectedGradients.ZERO)
+    metric_tangents = tf.stop_gradient(metric(y, tangents))
+    product = inner.gradient(y, variables, metric_tangents, tf.UnconnectedGradients.ZERO)
     return _axpy(damping, vector, [tf.convert_to_tensor(p) for p in product])
 
 

@@ -173,6 +173,17 @@ def test_eager_graph_and_xla_agree(algorithm, space, jit_compile):
         np.testing.assert_allclose(one, other, atol=2e-5)
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_an_encoder_may_be_recurrent(jit_compile):
+    encoder = keras.Sequential([keras.layers.Reshape((3, 1)), keras.layers.GRU(4)])
+    agent = keras_pg.NPG(encoder, keras_pg.mlp((4,)), seed=0, max_kl=1e-3, num_minibatches=4)
+    agent.build(OBSERVATIONS, DISCRETE)
+    agent.compile(jit_compile=False)
+    rollout = tf.nest.map_structure(tf.constant, make_rollout(agent, T=32))
+    train_step = tf.function(agent.train_step, autograph=False, jit_compile=jit_compile)
+    assert 0.25e-3 < float(train_step(rollout)["kl"]) < 2e-3
+
+
 def test_a_saved_agent_makes_the_same_next_update(tmp_path):
     agent = built(keras_pg.TRPO, CONTINUOUS, max_kl=0.02, cg_iters=7, fisher="empirical", **LITTLE)
     rollout = make_rollout(agent)

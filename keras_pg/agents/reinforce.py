@@ -61,8 +61,8 @@ class REINFORCE(A2C):
         self.whole_episodes = check_flag("whole_episodes", whole_episodes)
 
     def default_optimizer(self):
-        # Not clipped: under one global norm a critic's squared errors, summed over an episode, would
-        # leave next to nothing of the policy's gradient. Adam makes no difference between scales.
+        # Not clipped: under one global norm a critic's squared errors, summed over an episode,
+        # would leave next to nothing of the policy's gradient. Adam sees no scale.
         return keras.optimizers.Adam(1e-3)
 
     def step_weights(self, valid):
