@@ -12,6 +12,7 @@ import keras_pg
 
 ROOT = pathlib.Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+PAGES = sorted((ROOT / "docs" / "algorithms").glob("[a-z]*.md"))
 
 
 @pytest.fixture
@@ -56,3 +57,16 @@ def test_the_code_of_readme_runs(short):
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_the_examples_run(path, short):
     runpy.run_path(str(path), run_name="__main__")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_the_lines_of_code_that_a_page_quotes_are_there(path):
+    """Those of the table beside the pseudocode, but for how they are broken."""
+    sources = " ".join(p.read_text() for p in sorted((ROOT / "keras_pg").rglob("*.py")))
+    table = path.read_text().partition("## The algorithm and its lines")[2].partition("\n## ")[0]
+    quoted = re.findall(r"`([^`]+)`", " ".join(re.findall(r"^\|.*\|$", table, re.MULTILINE)))
+    assert len(quoted) > 5
+    squeezed = re.sub(r"\s", "", sources)
+    for line in quoted:
+        if not (ROOT / "keras_pg" / line).exists():
+            assert re.sub(r"\s", "", line.replace("\\|", "|")) in squeezed, line

@@ -453,37 +453,3 @@ def test_time_limits_bootstrap_and_terminations_do_not():
     limited = learned_value(lambda: gymnasium.wrappers.TimeLimit(Forever(), 4))
     assert limited == pytest.approx(10.0, rel=0.03)
     assert learned_value(Ending) < 5.0
-
-
-class Sign(gymnasium.Env):
-    """One-step episodes; the reward asks for the sign of the observation."""
-
-    def __init__(self, action_space):
-        self.observation_space, self.action_space = OBSERVATIONS, action_space
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.state = self.np_random.uniform(-1, 1, 3).astype(np.float32)
-        return self.state, {}
-
-    def step(self, action):
-        want = 1.0 if self.state[0] > 0 else -1.0
-        reward = float(action == (want > 0)) if np.isscalar(action) else -((action[0] - want) ** 2)
-        return self.reset()[0], float(reward), True, False, {}
-
-
-@pytest.mark.parametrize(
-    "action_space, settings, bar",
-    [
-        (gymnasium.spaces.Discrete(2), {}, 0.95),
-        (gymnasium.spaces.Box(-2.0, 2.0, (1,), np.float32), {}, -0.15),
-        (gymnasium.spaces.Box(-2.0, 2.0, (1,), np.float32), {"squash_actions": True}, -0.15),
-    ],
-)
-def test_learns_the_sign(action_space, settings, bar):
-    agent = keras_pg.PPO(num_minibatches=4, update_epochs=4, seed=0, **settings)
-    agent.compile(keras.optimizers.Adam(3e-3), jit_compile=False)
-    make = lambda: Sign(action_space)  # noqa: E731
-    agent.fit(make, num_envs=4, num_steps=64, epochs=1, steps_per_epoch=40, verbose=0)
-    result = agent.evaluate(make, episodes=200, verbose=0)
-    assert result["episode_return"] > bar
