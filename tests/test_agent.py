@@ -587,6 +587,22 @@ def test_the_environment_in_training_is_not_the_one_to_evaluate_on(vectorized):
     fit(small_ppo(), Target, validation_env=Target)  # a factory makes two
 
 
+def test_an_operation_out_of_range_is_not_taken_for_the_end_of_the_data():
+    """Keras ends training at an OutOfRangeError with a warning; a damaged XLA cache raises one."""
+
+    class Damaged(keras_pg.PPO):
+        def train_step(self, rollout):
+            if self.iteration == 1:
+                raise tf.errors.OutOfRangeError(None, None, "Read less bytes than requested")
+            return super().train_step(rollout)
+
+    agent = Damaged(num_minibatches=1, update_epochs=1, seed=0)
+    agent.compile(run_eagerly=True)
+    with pytest.raises(RuntimeError, match="failed with OUT_OF_RANGE"):
+        fit(agent, steps_per_epoch=3)
+    assert agent.iteration == 1
+
+
 def test_an_environment_that_raises_in_a_process_of_its_own():
     agent = small_ppo()
     with pytest.raises(KeyError, match="the simulator broke"):

@@ -1,6 +1,7 @@
 """A collector as a `tf.data.Dataset` that `keras.Model.fit` can iterate over."""
 
 import contextlib
+import warnings
 
 import tensorflow as tf
 
@@ -39,11 +40,23 @@ class OnDemandDataset:
 
     @contextlib.contextmanager
     def surfacing_errors(self):
-        """Raises the exception of `make_element` itself in place of TensorFlow's report of it."""
+        """Raises the exception of `make_element` itself in place of TensorFlow's report of it.
+
+        Raises:
+            RuntimeError: Keras took an error of the train step for the end of the data, of which
+                there is none, and would have ended training with a warning.
+        """
         try:
-            yield
-        except Exception:
-            if self._error is None:
-                raise
-            error, self._error = self._error, None
-            raise error from None
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", "Your input ran out of data")
+                yield
+        except Exception as caught:
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error from None
+            if isinstance(caught, UserWarning) and "ran out of data" in str(caught):
+                raise RuntimeError(
+                    "An operation of the train step failed with OUT_OF_RANGE, which TensorFlow has "
+                    "logged above. (A damaged file of XLA's persistent cache does that.)"
+                ) from None
+            raise
