@@ -1,17 +1,23 @@
-"""For the examples in docstrings: XLA would compile for a minute what other tests compile too."""
+"""Fixtures for the examples in docstrings and for the tests."""
 
 import pytest
 
 import keras_pg
 
 
+@pytest.fixture
+def without_xla(monkeypatch):
+    """Agents without a given `jit_compile` run as graphs: XLA takes most of a test."""
+    compile = keras_pg.Agent.compile
+
+    def quick_compile(agent, *arguments, **keyword_arguments):
+        compile(agent, *arguments, **{"jit_compile": False, **keyword_arguments})
+
+    monkeypatch.setattr(keras_pg.Agent, "compile", quick_compile)
+
+
 @pytest.fixture(autouse=True)
-def docstrings_without_xla(request, monkeypatch):
-    """The train steps of a docstring's example run as graphs."""
+def docstrings_without_xla(request):
+    """XLA would compile for a minute here what tests compile too."""
     if isinstance(request.node, pytest.DoctestItem):
-        compile = keras_pg.Agent.compile
-
-        def quick_compile(agent, *arguments, **keyword_arguments):
-            compile(agent, *arguments, **{**keyword_arguments, "jit_compile": False})
-
-        monkeypatch.setattr(keras_pg.Agent, "compile", quick_compile)
+        request.getfixturevalue("without_xla")

@@ -120,6 +120,7 @@ class Breaking(gymnasium.Env):
         return np.zeros(2, np.float32), reward, self.steps % 8 == 0, False, {}
 
 
+@pytest.mark.usefixtures("without_xla")
 @pytest.mark.parametrize("error, code", [(None, 2), (ZeroDivisionError, None), (ValueError, None)])
 def test_what_was_learnt_before_an_error_is_kept(
     error, code, tmp_path, monkeypatch, request, capsys
@@ -138,6 +139,7 @@ def test_what_was_learnt_before_an_error_is_kept(
     assert "Agent after 32 steps" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("without_xla")
 def test_an_interrupt_keeps_what_was_learnt(tmp_path, monkeypatch):
     def interrupt(callback, epoch, logs=None):
         raise KeyboardInterrupt

@@ -17,16 +17,25 @@ PAGES = sorted((ROOT / "docs" / "algorithms").glob("[a-z]*.md"))
 
 @pytest.fixture
 def short(tmp_path, monkeypatch):
-    """An empty directory, `fit` for two small iterations and `evaluate` for two episodes."""
+    """An empty directory; agents that learn in Python, little and seldom.
+
+    `fit` has two small iterations of one gradient step each, `evaluate` two episodes.
+    """
     fit, compile = keras_pg.Agent.fit, keras_pg.Agent.compile
     evaluate = keras_pg.Agent.evaluate
 
     def short_fit(agent, env, *, total_timesteps=None, **arguments):
+        for name in ("update_epochs", "critic_epochs", "num_minibatches"):
+            if hasattr(agent, name):
+                setattr(agent, name, 1)
         arguments |= {"num_steps": 16, "epochs": 2, "steps_per_epoch": 1}
         return fit(agent, env, **arguments)
 
-    def quick_compile(agent, *arguments, **keyword_arguments):
-        compile(agent, *arguments, **{**keyword_arguments, "jit_compile": False})
+    def eager_compile(agent, *arguments, **keyword_arguments):
+        compile(agent, *arguments, **{**keyword_arguments, "run_eagerly": True})
+
+    def short_evaluate(agent, env=None, episodes=2, **arguments):
+        return evaluate(agent, env, min(episodes, 2), **arguments)
 
     statistics = keras_pg.diagnostics.gradient_statistics
 
@@ -34,13 +43,9 @@ def short(tmp_path, monkeypatch):
         return statistics(agent, env, advantage=advantage, rollouts=2, num_envs=2, num_steps=16)
 
     monkeypatch.setattr(keras_pg.diagnostics, "gradient_statistics", short_statistics)
-
-    def short_evaluate(agent, env=None, episodes=2, **arguments):
-        return evaluate(agent, env, min(episodes, 2), **arguments)
-
     monkeypatch.setattr(keras_pg.Agent, "evaluate", short_evaluate)
     monkeypatch.setattr(keras_pg.Agent, "fit", short_fit)
-    monkeypatch.setattr(keras_pg.Agent, "compile", quick_compile)
+    monkeypatch.setattr(keras_pg.Agent, "compile", eager_compile)
     monkeypatch.chdir(tmp_path)
 
 

@@ -279,11 +279,8 @@ def test_schedules_are_not_baked_into_the_compiled_step():
     assert max(np.abs(a - b).max() for a, b in zip(weights(eager), weights(constant))) > 1e-3
 
 
-@pytest.mark.parametrize("action_space", [DISCRETE, CONTINUOUS])
-def test_the_compiled_step_too_starts_from_the_policy_that_collected(action_space):
-    agent = make_agent(
-        action_space, normalize_observations=True, num_minibatches=1, update_epochs=1
-    )
+def test_the_compiled_step_too_starts_from_the_policy_that_collected():
+    agent = make_agent(CONTINUOUS, normalize_observations=True, num_minibatches=1, update_epochs=1)
     agent.compile(jit_compile=True)
     for seed in (0, 1):
         logs = compiled_step(agent, make_rollout(agent, seed=seed))
@@ -294,10 +291,8 @@ def test_the_compiled_step_too_starts_from_the_policy_that_collected(action_spac
 @pytest.mark.parametrize(
     "action_space, settings",
     [
-        (CONTINUOUS, {}),
-        (DISCRETE, {"target_kl": 0.02, "update_epochs": 10}),
+        (DISCRETE, {"target_kl": 0.02, "update_epochs": 10, "normalize_rewards": True}),
         (CONTINUOUS, {"squash_actions": True, "value_clip": 0.2, "entropy_coef": 0.01}),
-        (DISCRETE, {"normalize_observations": True, "normalize_rewards": True}),
     ],
 )
 def test_eager_graph_and_xla_agree(action_space, settings):
@@ -320,14 +315,11 @@ def test_eager_graph_and_xla_agree(action_space, settings):
             assert float(logs[0][name]) == pytest.approx(float(other_logs[name]), abs=1e-5)
 
 
-@pytest.mark.parametrize("value_clip", [None, 0.2])
-def test_garbage_in_invalid_rows_changes_nothing(value_clip):
+def test_garbage_in_invalid_rows_changes_nothing():
     """Pitfall 2: what a NEXT_STEP environment returns while it resets is no transition."""
     rows = [(2, 1), (5, 3)]
     clean, dirty = (
-        make_agent(
-            CONTINUOUS, num_minibatches=4, update_epochs=2, value_clip=value_clip, entropy_coef=0.1
-        )
+        make_agent(CONTINUOUS, num_minibatches=4, update_epochs=2, value_clip=0.2, entropy_coef=0.1)
         for _ in range(2)
     )
     rollout = make_rollout(clean, invalid=rows)
