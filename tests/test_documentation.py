@@ -25,7 +25,7 @@ def short(tmp_path, monkeypatch):
     evaluate = keras_pg.Agent.evaluate
 
     def short_fit(agent, env, *, total_timesteps=None, **arguments):
-        for name in ("update_epochs", "critic_epochs", "num_minibatches"):
+        for name in ("update_epochs", "critic_epochs", "num_minibatches", "cg_iters"):
             if hasattr(agent, name):
                 setattr(agent, name, 1)
         arguments |= {"num_steps": 16, "epochs": 2, "steps_per_epoch": 1}
