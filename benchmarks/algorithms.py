@@ -79,14 +79,15 @@ def table():
         cells = []
         for env in LINES:
             runs = runs_of(algorithm, env)
+            if not runs:
+                cells.append("–")
+                continue
             returns = [run["evaluated_return"] for run in runs]
             digits = 2 if env == "Bandit-v0" else 0
-            cells.append(
-                f"{np.mean(returns):.{digits}f} (worst {min(returns):.{digits}f}; "
-                f"{max(run['env_steps'] for run in runs) / 1000:.0f}k)"
-                if runs
-                else "–"
-            )
+            steps = max(run["env_steps"] for run in runs) / 1000
+            fewer = f"; {len(runs)} of 5 seeds" if len(runs) < 5 else ""
+            mean, worst = (f"{value:.{digits}f}" for value in (np.mean(returns), min(returns)))
+            cells.append(f"{mean} (worst {worst}; {steps:.0f}k{fewer})")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
