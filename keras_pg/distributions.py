@@ -28,7 +28,23 @@ _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(64)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 
-class Categorical:
+class _ScoredByTFP:
+    """Log-probability, entropy and KL divergence of raw actions, as `distribution` has them."""
+
+    def log_prob(self, parameters, actions):
+        """Log π(a|s) [B] of raw actions [B, ...], summed over their dimensions."""
+        return self.distribution(parameters).log_prob(actions)
+
+    def entropy(self, parameters):
+        """Entropy of the raw action, in nats, summed over its dimensions, [B]."""
+        return self.distribution(parameters).entropy()
+
+    def kl_divergence(self, *, p, q):
+        """KL(p ‖ q) of two parameter matrices, summed over dimensions, [B]."""
+        return tfd.kl_divergence(self.distribution(p), self.distribution(q))
+
+
+class Categorical(_ScoredByTFP):
     """Actions of a Discrete space; parameters are the logits [B, n].
 
     Raw actions are integers [B] in 0..n-1; env-ready actions add the space's `start`.
@@ -64,10 +80,6 @@ class Categorical:
         """-Σ π log π, in nats, [B]."""
         log_probs = tf.nn.log_softmax(parameters)
         return -tf.reduce_sum(tf.math.multiply_no_nan(log_probs, tf.exp(log_probs)), axis=-1)
-
-    def kl_divergence(self, *, p, q):
-        """KL(p ‖ q) [B] of two parameter matrices."""
-        return tfd.kl_divergence(self.distribution(p), self.distribution(q))
 
     def fisher_product(self, parameters, tangents):
         """F v [B, n] in logits, F = diag(π) - π πᵀ: the covariance of the score of one action."""
@@ -174,7 +186,7 @@ class MultiCategorical:
         return {"probabilities": tf.concat(each, axis=-1)}
 
 
-class Bernoulli:
+class Bernoulli(_ScoredByTFP):
     """Actions of a MultiBinary space of rank 1: independent bits; parameters are the logits [B, n].
 
     Raw actions are the bits, integers [B, n]. Noise is standard logistic [B, n]: logits + noise is
@@ -195,18 +207,6 @@ class Bernoulli:
     def distribution(self, parameters):
         """The TFP distribution over raw actions."""
         return tfd.Independent(tfd.Bernoulli(logits=parameters), reinterpreted_batch_ndims=1)
-
-    def log_prob(self, parameters, actions):
-        """Σ log π_i(a_i|s) [B] of raw actions [B, n]."""
-        return self.distribution(parameters).log_prob(actions)
-
-    def entropy(self, parameters):
-        """Entropy in nats, summed over bits, [B]."""
-        return self.distribution(parameters).entropy()
-
-    def kl_divergence(self, *, p, q):
-        """KL(p ‖ q) of two parameter matrices, summed over bits, [B]."""
-        return tfd.kl_divergence(self.distribution(p), self.distribution(q))
 
     def fisher_product(self, parameters, tangents):
         """F v [B, n] in logits, F = diag(π (1 - π))."""
@@ -241,7 +241,7 @@ class Bernoulli:
         return {"probabilities": tf.sigmoid(parameters)}
 
 
-class DiagonalGaussian:
+class DiagonalGaussian(_ScoredByTFP):
     """Actions of a Box of rank 1: independent Gaussians, clipped to the bounds for the environment.
 
     Parameters [B, 2A] are the means and the log standard deviations, the latter bounded to
@@ -277,18 +277,6 @@ class DiagonalGaussian:
         """The TFP distribution over raw actions."""
         mean, log_std = self._mean_and_log_std(parameters)
         return tfd.MultivariateNormalDiag(mean, tf.exp(log_std))
-
-    def log_prob(self, parameters, actions):
-        """Log π(u|s) [B] of raw actions u [B, A], summed over the A dimensions."""
-        return self.distribution(parameters).log_prob(actions)
-
-    def entropy(self, parameters):
-        """Entropy of the unclipped Gaussian, in nats, summed over dimensions, [B]."""
-        return self.distribution(parameters).entropy()
-
-    def kl_divergence(self, *, p, q):
-        """KL(p ‖ q) of two parameter matrices, summed over dimensions, [B]."""
-        return tfd.kl_divergence(self.distribution(p), self.distribution(q))
 
     def fisher_product(self, parameters, tangents):
         """F v [B, 2A] in means and log deviations, F = diag(1/σ², 2).

@@ -2,7 +2,8 @@
 
 python keras_pg_algorithm.py ../settings/algorithms/trpo.json CartPole-v1 0
 
-A value [a, b] in the settings falls linearly from a to b over training.
+A value [a, b] in the settings falls linearly from a to b over the gradient steps of training.
+`max_kl` counts iterations, and so gets only one part in `num_minibatches` of the way.
 """
 
 import json
