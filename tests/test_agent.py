@@ -69,6 +69,14 @@ def small_ppo(**hyperparameters):
     return agent
 
 
+def small_agent(**hyperparameters):
+    """The quickest agent to trace that has a critic, where the algorithm does not matter."""
+    networks = keras_pg.mlp((8,), seed=1), keras_pg.mlp((8,), seed=2)
+    agent = keras_pg.A2C(*networks, **{"seed": 0, **hyperparameters})
+    agent.compile(jit_compile=False)
+    return agent
+
+
 def fit(agent, env=Target, **arguments):
     settings = {"epochs": 2, "steps_per_epoch": 3, "num_envs": 2, "num_steps": 8, "verbose": 0}
     return agent.fit(env, **{**settings, **arguments})
@@ -112,20 +120,20 @@ def test_fit_runs_exactly_epochs_times_steps_updates(recwarn):
 
 
 def test_stop_training_is_honoured_within_one_iteration():
-    agent = small_ppo()
+    agent = small_agent()
     fit(agent, callbacks=[Recorder(stop_at=4)], epochs=5, steps_per_epoch=3)
     assert int(agent.iteration) == 4
 
 
 def test_an_agent_can_go_on_with_rollouts_of_another_shape():
-    agent = small_ppo()
+    agent = small_agent()
     for num_envs, num_steps in ((4, 16), (1, 6)):
         fit(agent, num_envs=num_envs, num_steps=num_steps, epochs=1)
     assert int(agent.env_steps) == 3 * (4 * 16 + 1 * 6)
 
 
 def test_initial_epoch_counts_as_done():
-    agent = small_ppo()
+    agent = small_agent()
     history = fit(agent, epochs=3, initial_epoch=2, steps_per_epoch=2)
     assert history.epoch == [2] and int(agent.iteration) == 2
 
@@ -133,7 +141,7 @@ def test_initial_epoch_counts_as_done():
 def test_collecting_and_updating_alternate_strictly(monkeypatch):
     """A rollout collected one update early would be off-policy."""
     events = []
-    agent = small_ppo()
+    agent = small_agent()
     collect = VectorEnvCollector.collect
 
     def recording_collect(self, rng=None):
@@ -151,7 +159,7 @@ def test_collecting_and_updating_alternate_strictly(monkeypatch):
 
 
 def test_stock_callbacks(tmp_path):
-    agent = small_ppo()
+    agent = small_agent()
     fit(
         agent,
         epochs=4,
@@ -180,7 +188,7 @@ def test_stock_callbacks(tmp_path):
 
 
 def test_early_stopping_on_validation_return():
-    agent = small_ppo()
+    agent = small_agent()
     never_better = keras.callbacks.EarlyStopping(
         "val_episode_return", mode="max", patience=2, min_delta=100
     )
@@ -198,7 +206,7 @@ def test_logs_have_the_names_every_agent_uses():
 
 
 def test_episode_return_is_nan_before_any_episode_ends():
-    history = fit(small_ppo(), epochs=1, steps_per_epoch=1, num_steps=4)
+    history = fit(small_agent(), epochs=1, steps_per_epoch=1, num_steps=4)
     assert np.isnan(history.history["episode_return"][0])
 
 
@@ -270,7 +278,7 @@ class Repeating(gymnasium.Env):
 
 
 def test_twice_n_updates_are_n_and_n_where_environments_can_be_put_back(tmp_path):
-    whole, half = (small_ppo(normalize_rewards=True) for _ in range(2))
+    whole, half = (small_agent(normalize_rewards=True) for _ in range(2))
     fit(whole, Repeating, epochs=4)
     fit(half, Repeating, epochs=2)
     half.save(tmp_path / "half.keras")
@@ -292,7 +300,7 @@ def test_processes_learn_what_one_process_learns():
 def test_envpool_trains():
     envpool = pytest.importorskip("envpool")
     env = envpool.make("CartPole-v1", env_type="gymnasium", num_envs=3, seed=0)
-    agent = small_ppo()
+    agent = small_agent()
     with pytest.warns(UserWarning, match="EnvPool seeds are fixed"):
         history = agent.fit(env, num_steps=32, epochs=2, steps_per_epoch=2, verbose=0).history
     # NEXT_STEP: the rows of the resets are no steps.
@@ -308,7 +316,8 @@ def test_settings_changed_between_fits_are_traced_anew():
             traces.append(self.gamma)
             return super().train_step(rollout)
 
-    agent = Traced(num_minibatches=2, update_epochs=1, seed=0)
+    networks = keras_pg.mlp((8,), seed=1), keras_pg.mlp((8,), seed=2)
+    agent = Traced(*networks, num_minibatches=2, update_epochs=1, seed=0)
     agent.compile(jit_compile=False)
     for gamma in (0.99, 0.99, 0.5, 0.5):
         agent.gamma = gamma
@@ -333,7 +342,7 @@ def test_the_actor_is_converted_once(monkeypatch, caplog):
         raise NotImplementedError("no such operation")
 
     monkeypatch.setattr("keras_pg.rollouts.acting.LiteRTEngine", convert)
-    agent = small_ppo()
+    agent = small_agent()
     for _ in range(2):
         fit(agent, validation_env=Target, validation_episodes=2)
         agent.evaluate(Target, episodes=2, verbose=0)
@@ -343,12 +352,12 @@ def test_the_actor_is_converted_once(monkeypatch, caplog):
 
 def test_an_argument_that_evaluate_does_not_have():
     with pytest.raises(TypeError, match="'n_episodes'"):
-        small_ppo().evaluate(Target, n_episodes=3)
+        small_agent().evaluate(Target, n_episodes=3)
 
 
 def test_total_timesteps_and_epochs_contradict():
     with pytest.raises(ValueError, match="total_timesteps=10 and epochs=2"):
-        fit(small_ppo(), total_timesteps=10, epochs=2)
+        fit(small_agent(), total_timesteps=10, epochs=2)
 
 
 def test_fit_without_compile_uses_defaults():
@@ -360,7 +369,7 @@ def test_fit_without_compile_uses_defaults():
 
 def test_two_environments_that_nobody_here_wrote_and_both_action_kinds():
     for env_id in ("Acrobot-v1", "MountainCarContinuous-v0"):
-        agent = small_ppo()
+        agent = small_agent()
         fit(agent, env_id, epochs=1)
         assert int(agent.env_steps) == 48
 
@@ -369,7 +378,7 @@ def test_two_environments_that_nobody_here_wrote_and_both_action_kinds():
 
 
 def test_evaluate_is_reproducible_and_changes_nothing():
-    agent = small_ppo()
+    agent = small_agent()
     fit(agent)
     before = weights_of(agent)
     first = agent.evaluate(Target, episodes=7, verbose=0)
@@ -381,7 +390,7 @@ def test_evaluate_is_reproducible_and_changes_nothing():
 
 
 def test_act_takes_one_observation_or_a_batch():
-    agent = small_ppo()
+    agent = small_agent()
     fit(agent)
     batch = np.random.default_rng(0).uniform(-1, 1, (6, 2)).astype("float32")
     actions = agent.act(batch)
@@ -392,7 +401,7 @@ def test_act_takes_one_observation_or_a_batch():
 
 
 def test_sampled_actions_follow_the_policy():
-    agent = small_ppo()
+    agent = small_agent()
     fit(agent)
     rows = np.tile(np.float32([[0.3, -0.2]]), (20_000, 1))
     probability = agent.described_actions(rows[:1])["probabilities"][0, 1].numpy()
@@ -401,7 +410,7 @@ def test_sampled_actions_follow_the_policy():
 
 
 def test_discrete_observations_reach_predict_with_their_own_shape():
-    agent = small_ppo()
+    agent = small_agent()
     agent.build(gymnasium.spaces.Discrete(4), gymnasium.spaces.Discrete(3))
     assert agent.predict(np.arange(4), verbose=0).shape == (4,)
     assert agent.act(2).shape == ()
@@ -409,7 +418,7 @@ def test_discrete_observations_reach_predict_with_their_own_shape():
 
 @pytest.mark.parametrize("shape", [(3,), (5, 3), (2, 2, 2), ()])
 def test_wrong_observation_shapes_are_named(shape):
-    agent = small_ppo()
+    agent = small_agent()
     agent.build(Target().observation_space, Target().action_space)
     for method in (agent.predict, agent.act):
         with pytest.raises(ValueError, match=r"Expected observations of shape \(batch, 2\)"):
@@ -417,7 +426,7 @@ def test_wrong_observation_shapes_are_named(shape):
 
 
 def test_predict_wants_a_batch():
-    agent = small_ppo()
+    agent = small_agent()
     agent.build(Target().observation_space, Target().action_space)
     with pytest.raises(ValueError, match=r"received \(2,\)"):
         agent.predict(np.zeros(2, "float32"))
@@ -425,16 +434,16 @@ def test_predict_wants_a_batch():
 
 def test_acting_before_there_are_networks():
     with pytest.raises(ValueError, match="no networks yet"):
-        small_ppo().act(np.zeros(2))
+        small_agent().act(np.zeros(2))
     with pytest.raises(ValueError, match="no policy to export yet"):
-        small_ppo().export("nowhere")
+        small_agent().export("nowhere")
 
 
 # ------------------------------------------------------------------------------------ bad input
 
 
 def test_other_spaces_than_those_built_for():
-    agent = small_ppo()
+    agent = small_agent()
     fit(agent, epochs=1)
     with pytest.raises(
         ValueError, match=r"agent:.*Discrete\(2\)(.|\n)*environment:.*Discrete\(3\)"
@@ -462,7 +471,7 @@ def test_rollouts_that_cannot_be_split():
 
 
 def test_several_steps_an_execution_are_refused():
-    agent = small_ppo()
+    agent = small_agent()
     agent.compile(jit_compile=False, steps_per_execution=2)
     with pytest.raises(ValueError, match="steps_per_execution=2"):
         fit(agent)
@@ -522,7 +531,7 @@ def test_sizes_out_of_range_are_named(arguments):
 
 @pytest.mark.parametrize("fault, field", [("observation", "observation"), ("reward", "reward")])
 def test_a_rollout_that_is_not_finite_is_not_learnt_from(fault, field):
-    agent = small_ppo()
+    agent = small_agent()
     fit(agent)
     before = weights_of(agent)
     faulty = [lambda: Target(), lambda: Target(faulty_step=3, fault=fault)]
@@ -539,7 +548,7 @@ def test_an_environment_that_raises(tmp_path):
         made.append(Target(faulty_step=30 if made else None, fault="raise"))
         return made[-1]
 
-    agent = small_ppo()
+    agent = small_agent()
     with pytest.raises(KeyError, match="the simulator broke") as caught:
         fit(agent, make)
     assert "step" in [entry.name for entry in caught.traceback]
@@ -583,8 +592,8 @@ def test_environments_of_the_user_stay_open_unless_they_raise():
 def test_the_environment_in_training_is_not_the_one_to_evaluate_on(vectorized):
     env = gymnasium.vector.SyncVectorEnv([Target]) if vectorized else Target()
     with pytest.raises(ValueError, match="same object"):
-        fit(small_ppo(), env, num_envs=None, validation_env=env)
-    fit(small_ppo(), Target, validation_env=Target)  # a factory makes two
+        fit(small_agent(), env, num_envs=None, validation_env=env)
+    fit(small_agent(), Target, validation_env=Target)  # a factory makes two
 
 
 def test_an_operation_out_of_range_is_not_taken_for_the_end_of_the_data():
@@ -604,7 +613,7 @@ def test_an_operation_out_of_range_is_not_taken_for_the_end_of_the_data():
 
 
 def test_an_environment_that_raises_in_a_process_of_its_own():
-    agent = small_ppo()
+    agent = small_agent()
     with pytest.raises(KeyError, match="the simulator broke"):
         fit(agent, FaultyTarget, vectorization="async")
     assert not multiprocessing.active_children()
@@ -619,7 +628,7 @@ def test_unsupported_spaces_are_named_before_anything_is_made():
             super().__init__()
             self.observation_space = gymnasium.spaces.Dict(x=gymnasium.spaces.Discrete(2))
 
-    agent = small_ppo()
+    agent = small_agent()
     with pytest.raises(ValueError, match="Dict"):
         fit(agent, Named)
     assert agent.actor is None
@@ -735,7 +744,7 @@ def test_seed_none_follows_keras_global_seed():
 
 
 def test_callbacks_and_verbosity_do_not_touch_the_random_streams():
-    quiet, loud = small_ppo(), small_ppo()
+    quiet, loud = small_agent(), small_agent()
     fit(quiet)
     fit(loud, verbose=2, validation_env=Target, callbacks=[Recorder()])
     trained = [v.numpy() for v in quiet.trainable_variables]
@@ -743,7 +752,7 @@ def test_callbacks_and_verbosity_do_not_touch_the_random_streams():
 
 
 def test_agents_are_keras_models_with_tfp_distributions():
-    agent = small_ppo()
+    agent = small_agent()
     agent.build(Target().observation_space, Target(discrete=False).action_space)
     assert isinstance(agent, keras.Model) and isinstance(agent.actor, keras.Model)
     distribution = agent.actor.distribution(tf.zeros((5, 2)))

@@ -175,6 +175,7 @@ def test_eager_graph_and_xla_agree(algorithm, space, jit_compile):
 
 
 def test_an_encoder_may_be_recurrent():
+    keras.utils.set_random_seed(0)
     encoder = keras.Sequential([keras.layers.Reshape((3, 1)), keras.layers.GRU(4)])
     agent = keras_pg.NPG(encoder, keras_pg.mlp((4,)), seed=0, max_kl=1e-3, num_minibatches=4)
     agent.build(OBSERVATIONS, DISCRETE)
