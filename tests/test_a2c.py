@@ -269,7 +269,10 @@ def test_resumed_reinforce_is_one_that_never_stopped(tmp_path):
     def fit(agent, n):
         agent.fit("CartPole-v1", epochs=1, steps_per_epoch=n, num_steps=60, num_envs=2, verbose=0)
 
-    whole, first = keras_pg.REINFORCE(seed=3), keras_pg.REINFORCE(seed=3)
+    whole, first = (
+        keras_pg.REINFORCE(keras_pg.mlp((8,), seed=1), keras_pg.mlp((8,), seed=2), seed=3)
+        for _ in range(2)
+    )
     for agent in (whole, first):
         agent.compile(jit_compile=False)
     fit(whole, 4), fit(first, 2)

@@ -41,6 +41,7 @@ def test_the_mean_is_the_exact_gradient_and_the_variance_that_of_a_rollout():
 
 def test_estimators_are_compared_at_one_policy_and_critic():
     agent = keras_pg.A2C(advantage="advantage", seed=0)
+    agent.compile(jit_compile=False)
     agent.fit("CartPole-v1", total_timesteps=3000, num_steps=25, verbose=0)
     before = agent.get_weights()
     variances = {

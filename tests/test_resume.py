@@ -14,6 +14,7 @@ PRELUDE = """
 
     def make(jit_compile=True):
         agent = keras_pg.PPO(
+            keras_pg.mlp((16,), seed=6), keras_pg.mlp((16,), seed=7),
             num_minibatches=4, update_epochs=2, normalize_rewards=True, seed=5, target_kl=0.05
         )
         agent.compile(
