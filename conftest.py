@@ -1,8 +1,13 @@
 """Fixtures for the examples in docstrings and for the tests."""
 
 import pytest
+import tensorflow as tf
 
 import keras_pg
+
+# TensorFlow's graph optimizer takes a tenth of a test that traces, and no test is about it. What
+# runs in a process of its own (the command line, resuming) has it, as users do.
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 @pytest.fixture

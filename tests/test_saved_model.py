@@ -14,99 +14,26 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from ai_edge_litert.interpreter import Interpreter
 from environments import perturb, perturbed_agent
-from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from policies import (
+    BOUNDED,
+    CARTPOLE,
+    POLICIES,
+    UNBOUNDED,
+    agent_of,
+    raw_observations,
+)
 from tensorflow.core.protobuf import config_pb2, saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 import keras_pg
 from keras_pg import saved_model, spaces
 
-# As CartPole's: two dimensions have no bounds.
-CARTPOLE = Box(np.float32([-4.8, -np.inf, -0.42, -np.inf]), np.float32([4.8, np.inf, 0.42, np.inf]))
-UNBOUNDED = Box(-np.inf, np.inf, (3,))
-BOUNDED = Box(np.float32([-0.5, 0.5]), np.float32([0.5, 1.0]))
-
-
-def regularized_encoder():
-    """Acts differently in training and in inference."""
-    layers = [keras.layers.BatchNormalization(), keras.layers.Dropout(0.5, seed=0)]
-    return keras.Sequential([*keras_pg.mlp((16,), seed=0).layers, *layers])
-
-
-# name: observation space, action space, options of the agent, what `serving_default` gives beside
-# the action.
-PROBABILITIES = {"probabilities"}
-GAUSSIAN = {"mean", "standard_deviation"}
-SQUASHED = {"unsquashed_mean", "unsquashed_standard_deviation"}
-POLICIES = {
-    "cartpole": (CARTPOLE, Discrete(2), {}, PROBABILITIES),
-    "clipped": (UNBOUNDED, BOUNDED, {}, GAUSSIAN),
-    "squashed": (UNBOUNDED, BOUNDED, {"squash_actions": True}, SQUASHED),
-    "discrete": (Discrete(6, start=3), Discrete(4, start=2), {}, PROBABILITIES),
-    "float64": (
-        Box(-np.inf, np.inf, (3,), np.float64),
-        Box(-0.1, 0.1, (2,), np.float64),
-        {},
-        GAUSSIAN,
-    ),
-    "integers": (
-        Box(0, 255, (3,), np.uint8),
-        Discrete(3, dtype=np.int32),
-        {"normalize_observations": False},
-        PROBABILITIES,
-    ),
-    "multidiscrete": (UNBOUNDED, MultiDiscrete([2, 3], start=[4, -1]), {}, PROBABILITIES),
-    "multibinary": (UNBOUNDED, MultiBinary(3), {}, PROBABILITIES),
-    "regularized": (UNBOUNDED, BOUNDED, {"actor": regularized_encoder}, GAUSSIAN),
-}
-
-
-def agent_of(name):
-    observation_space, action_space, options, _ = POLICIES[name]
-    options = {key: value() if callable(value) else value for key, value in options.items()}
-    agent = perturbed_agent(
-        observation_space, action_space, **{"actor": keras_pg.mlp((16, 16), seed=0), **options}
-    )
-    # With an optimizer and its slots, as after `fit`.
-    agent.compile()
-    agent.iteration.assign(2)
-    agent.env_steps.assign(4096)
-    return agent
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """(agent, version directory) of a policy, made once for all tests that leave it as it is."""
-
-    @functools.cache
-    def export(name, format="saved_model", value=False):
-        agent = agent_of(name)
-        base = tmp_path_factory.mktemp("policies") / "policy"
-        return agent, agent.export(base, format=format, value=value)
-
-    return export
-
 
 @pytest.fixture(scope="module")
 def small_agent():
     """An agent that exports fast, for tests of directories."""
     return perturbed_agent(Discrete(3), Discrete(2), actor=keras_pg.mlp((2,), seed=0))
-
-
-def raw_observations(space, count=1000):
-    """Observations of the space, and others far outside of it."""
-    rng = np.random.default_rng(0)
-    if isinstance(space, Discrete):
-        observations = rng.integers(space.start - 2, space.start + space.n + 2, count)
-        observations[::100] = 10**6
-    elif np.issubdtype(space.dtype, np.integer):
-        observations = rng.integers(0, 256, (count, *space.shape))
-    else:
-        observations = rng.normal(size=(count, *space.shape))
-        observations[::5] *= 100.0
-        observations[::20] *= 1e6
-        observations[::100] *= 1e28 if space.dtype == np.float32 else 1e290
-    return observations.astype(space.dtype)
 
 
 class Server:

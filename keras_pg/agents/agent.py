@@ -494,8 +494,10 @@ class Agent(keras.Model):
             if self.advantage.critic == "state":
                 values, next_values = map(self.critic, (rows.observations, rows.next_observations))
             else:
+                # Not the seed of the shuffling: a row's place must not depend on its samples.
+                seed = tf.bitwise.invert(self.iteration_seed())
                 values, next_values = (
-                    self.critic.expectation(observations, self.actor, seed=self.iteration_seed())
+                    self.critic.expectation(observations, self.actor, seed=seed)
                     for observations in (rows.observations, rows.next_observations)
                 )
                 action_values = self.predictions(rows.observations, rows.actions)
@@ -527,7 +529,7 @@ class Agent(keras.Model):
         return self.optimizer.iterations
 
     def iteration_seed(self):
-        """An integer seed [2] for this iteration's shuffling and sampling."""
+        """An integer seed [2] for this iteration's shuffling; its complement is for sampling."""
         return tf.stack([tf.cast(self.seed, tf.int64), self.iteration.value])
 
     def predictions(self, observations, actions):
