@@ -225,7 +225,9 @@ def _print_report(report):
     verdict = "verified" if report["equal"] else "DIFFERS FROM THE AGENT"
     print(
         f"{report['directory']}: {verdict}; {report['rows']} golden observations, "
-        f"largest difference: {differences}."
+        f"largest difference: {differences}; one observation takes "
+        f"{1e6 * report['latency']['p50']:.0f} us (99th percentile "
+        f"{1e6 * report['latency']['p99']:.0f} us)."
     )
     return 0 if report["equal"] else 1
 

@@ -7,7 +7,8 @@ version is written under a temporary name and renamed once, so a server sees all
     policy.tflite                 the policy (format "litert")
     assets.extra/
         golden.npz                    observations and the agent's actions, for `verify`
-        policy.json                   spaces, algorithm, training steps, library versions
+        policy.json                   spaces, algorithm, training steps, the last evaluation,
+                                      library versions, the commit of the directory it was made in
         request.json                  a body to post to TensorFlow Serving, one row an instance
         request_columns.json          the same, as one array an input
         tf_serving_warmup_requests    what TensorFlow Serving runs before it takes requests
@@ -28,13 +29,16 @@ import json
 import os
 import pathlib
 import shutil
+import subprocess
 import tempfile
+import time
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_pg import spaces
+from keras_pg._version import __version__
 
 GOLDEN = "assets.extra/golden.npz"
 WARMUP = "assets.extra/tf_serving_warmup_requests"
@@ -71,7 +75,7 @@ def export(agent, base, *, format="saved_model", value=False):
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=base))
     try:
         _write(agent, temporary, format, value)
-        report = verify(temporary)
+        report, *_ = _compare(temporary)
         if not report["equal"]:
             raise RuntimeError(f"The exported policy differs from the agent: {report}.")
         for path in [*temporary.rglob("*"), temporary]:
@@ -247,8 +251,24 @@ def _description(agent):
         "action_space": spaces.to_config(actor.action_space),
         "iterations": int(agent.iteration.numpy()),
         "env_steps": int(agent.env_steps.numpy()),
-        "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
+        "evaluation": agent.evaluation(),
+        "versions": {
+            "keras_pg": __version__,
+            "keras": keras.__version__,
+            "tensorflow": tf.__version__,
+        },
+        "git_commit": _git_commit(),
     }
+
+
+def _git_commit():
+    """The commit of the working directory, with "-dirty" where files differ; None without one."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return run.stdout.strip() if run.returncode == 0 else None
 
 
 # ------------------------------------------------------------------------------------- warm-up
@@ -304,7 +324,8 @@ def verify(directory, tolerance=1e-5):
         tolerance: greatest absolute difference, plus that share of the value, that counts as equal.
 
     Returns:
-        {"directory", "rows", "max_difference": {output: float}, "equal": bool}.
+        {"directory", "rows", "max_difference": {output: float}, "equal": bool,
+        "latency": {"p50", "p99"}, in seconds a call with one observation}.
 
     Raises:
         FileNotFoundError: there is no artefact.
@@ -316,24 +337,41 @@ def verify(directory, tolerance=1e-5):
         raise FileNotFoundError(
             f"No exported policy in {directory}: neither {GOLDEN} nor a version directory."
         )
+    report, run, observations = _compare(directory, tolerance)
+    return {**report, "latency": _latency(run, observations)}
+
+
+def _compare(directory, tolerance=1e-5):
+    """`verify`'s report without the latency, the policy as a function, and its observations."""
     with np.load(directory / GOLDEN) as golden:
         expected = {k.removeprefix("output_"): golden[k] for k in golden if k != "observation"}
         observations = golden["observation"]
-    outputs = _runner(directory)(observations)
-    differences = {
-        name: float(np.max(np.abs(outputs[name].astype(np.float64) - values)))
-        for name, values in expected.items()
-    }
-    equal = all(
-        np.allclose(outputs[name], values, rtol=tolerance, atol=tolerance)
-        for name, values in expected.items()
-    )
-    return {
+    run = _runner(directory)
+    outputs = run(observations)
+    report = {
         "directory": str(directory),
         "rows": len(observations),
-        "max_difference": differences,
-        "equal": equal,
+        "max_difference": {
+            name: float(np.max(np.abs(outputs[name].astype(np.float64) - values)))
+            for name, values in expected.items()
+        },
+        "equal": all(
+            np.allclose(outputs[name], values, rtol=tolerance, atol=tolerance)
+            for name, values in expected.items()
+        ),
     }
+    return report, run, observations
+
+
+def _latency(run, observations, calls=200):
+    """Percentiles of the seconds that a call with one observation takes."""
+    seconds = []
+    for i in range(calls):
+        observation = observations[i % len(observations)][None]
+        start = time.perf_counter()
+        run(observation)
+        seconds.append(time.perf_counter() - start)
+    return {"p50": float(np.percentile(seconds, 50)), "p99": float(np.percentile(seconds, 99))}
 
 
 def _runner(directory):

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 
 import gymnasium
 import keras
@@ -39,7 +40,11 @@ def test_train_writes_all_it_says(trained):
     assert settings["hyperparameters"]["clip_ratio"] == 0.2
     assert settings["evaluation"]["episodes"] == 4 and settings["seed"] == 0
     assert len((run / "history.csv").read_text().splitlines()) == 3
-    assert (trained / "policies/cartpole/1/saved_model.pb").exists()
+    version = trained / "policies/cartpole/1"
+    assert (version / "saved_model.pb").exists()
+    described = json.loads((version / "assets.extra/policy.json").read_text())
+    told = described["evaluation"]["episode_return"], described["evaluation"]["episodes"]
+    assert told == (settings["evaluation"]["episode_return"], 4)
 
 
 def test_evaluate_export_and_verify(trained, capsys, monkeypatch):
@@ -51,7 +56,9 @@ def test_evaluate_export_and_verify(trained, capsys, monkeypatch):
     assert main(["export", agent, "policies/lite", "--format", "litert"]) == 0
     assert main(["verify", "policies/lite"]) == 0
     assert main(["verify", "policies/cartpole/1"]) == 0
-    assert "verified; 64 golden observations" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "verified; 64 golden observations" in said
+    assert re.search(r"one observation takes \d+ us \(99th percentile \d+ us\)", said)
 
 
 def test_verify_fails_on_a_policy_that_differs(trained, capsys):

@@ -148,6 +148,17 @@ def test_evaluate_leaves_the_agent_as_it_was(cartpole_agent):
     assert results[0] == results[1] == results[2] != results[3]
 
 
+def test_what_evaluate_said_holds_until_the_agent_learns():
+    agent = keras_pg.A2C(keras_pg.mlp((4,), seed=0), keras_pg.mlp((4,), seed=1), seed=0)
+    agent.compile(run_eagerly=True)
+    assert agent.evaluation() is None
+    result = agent.evaluate("CartPole-v1", episodes=3, seed=5, verbose=0)
+    conditions = {"episodes": 3, "deterministic": True, "seed": 5}
+    assert agent.evaluation() == {**result, **conditions}
+    agent.fit("CartPole-v1", num_envs=1, num_steps=4, epochs=1, steps_per_epoch=1, verbose=0)
+    assert agent.evaluation() is None
+
+
 def test_an_error_in_the_environment_reaches_the_caller_of_evaluate_as_it_is():
     agent = perturbed_agent(Faulty.observation_space, Faulty.action_space)
     closed = []

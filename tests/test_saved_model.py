@@ -328,14 +328,47 @@ def test_the_description_names_spaces_training_and_versions(name, exported):
     text = (directory / "assets.extra" / "policy.json").read_text()
     # Strictly JSON, which has no infinity.
     description = json.loads(text, parse_constant=lambda constant: pytest.fail(constant))
+    description.pop("git_commit")
     for role in ("observation_space", "action_space"):
         assert spaces.from_config(description.pop(role)) == getattr(agent.actor, role)
     assert description == {
         "algorithm": "PPO",
         "iterations": 2,
         "env_steps": 4096,
-        "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
+        "evaluation": None,
+        "versions": {
+            "keras_pg": keras_pg.__version__,
+            "keras": keras.__version__,
+            "tensorflow": tf.__version__,
+        },
     }
+
+
+def test_the_description_tells_of_the_commit_it_was_made_at(tmp_path, small_agent, monkeypatch):
+    def described():
+        version = small_agent.export(tmp_path / "p")
+        return json.loads((version / saved_model.DESCRIPTION).read_text())
+
+    def git(*arguments):
+        identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+        command = ["git", *identity, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    monkeypatch.chdir(repository)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    assert described()["git_commit"] is None
+    git("init")
+    (repository / "notes").write_text("one")
+    git("add", "notes")
+    git("commit", "--message", "one")
+    commit = git("rev-parse", "HEAD")
+    assert described()["git_commit"] == commit
+    (repository / "notes").write_text("two")
+    assert described()["git_commit"] == commit + "-dirty"
+    monkeypatch.setenv("PATH", "")
+    assert described()["git_commit"] is None
 
 
 # -------------------------------------------------------------------------- requests that are odd
@@ -577,7 +610,7 @@ def fail(*args, **kwargs):
 @pytest.mark.parametrize(
     ("owner", "name", "replacement", "error"),
     [
-        (saved_model, "verify", lambda directory: {"equal": False}, RuntimeError),
+        (saved_model, "_compare", lambda directory: ({"equal": False}, None, None), RuntimeError),
         (tf.saved_model, "save", fail, PermissionError),
         (saved_model, "_write_warmup", fail, PermissionError),
         (os, "fsync", fail, PermissionError),
@@ -631,7 +664,7 @@ def test_another_user_can_read_a_version(tmp_path, small_agent):
 
 def test_a_poller_never_sees_a_version_that_is_not_complete(tmp_path, small_agent, monkeypatch):
     # It takes half of the time and writes nothing.
-    monkeypatch.setattr(saved_model, "verify", lambda directory: {"equal": True})
+    monkeypatch.setattr(saved_model, "_compare", lambda directory: ({"equal": True}, None, None))
     seen, incomplete, done = set(), [], threading.Event()
 
     def poll():
@@ -714,6 +747,7 @@ def test_golden_rows_are_observations_with_the_agents_answers(name, exported):
     assert report["equal"] is True and report["rows"] == 64
     assert report["directory"] == str(directory)
     assert report["max_difference"].keys() == {key.removeprefix("output_") for key in golden}
+    assert 0.0 < report["latency"]["p50"] <= report["latency"]["p99"] < 1.0
 
 
 def test_golden_observations_differ_and_lie_in_the_space_wherever_it_lies(tmp_path):

@@ -127,6 +127,8 @@ class Agent(keras.Model):
         self._engine_for = functools.cache(engine_for)
         self.actor = self.critic = self.critic_optimizer = None
         self._traced_with = None
+        # The last result of `evaluate`, and after how many iterations, for `export` to tell.
+        self._evaluation = None
         self.reward_scaling = RewardScaling() if normalize_rewards else None
 
         def counter(name):
@@ -657,9 +659,17 @@ class Agent(keras.Model):
         with self._episodes(
             env, episodes, num_envs, vectorization, seed=seed, deterministic=deterministic
         ) as dataset:
-            return super().evaluate(
+            result = super().evaluate(
                 dataset, steps=1, verbose=verbose, callbacks=callbacks, return_dict=True
             )
+        conditions = {"episodes": episodes, "deterministic": deterministic, "seed": seed}
+        self._evaluation = int(self.iteration), {**result, **conditions}
+        return result
+
+    def evaluation(self):
+        """What `evaluate` said of the policy as it is now, as a dict; None before it was asked."""
+        iteration, evaluation = self._evaluation or (None, None)
+        return dict(evaluation) if iteration == int(self.iteration) else None
 
     @contextlib.contextmanager
     def _episodes(
