@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 import keras_pg
-from keras_pg import saved_model
+from keras_pg import saved_model, versions
 from keras_pg.callbacks import LearningCurve
 from keras_pg.hyperparameters import check_count
 from keras_pg.rollouts.vector_env import WHILE_STEPPING
@@ -91,6 +91,12 @@ def _parser():
     export.add_argument("agent", help="file written by agent.save or `train`")
     export.add_argument("directory", type=pathlib.Path, help="base of the versions")
     export.add_argument("--format", choices=["saved_model", "litert"], default="saved_model")
+    export.add_argument(
+        "--label", action="append", default=[], metavar="NAME", help="of the version; repeatable"
+    )
+    export.add_argument(
+        "--keep", type=int, metavar="N", help="remove all but the N newest and labelled versions"
+    )
     export.set_defaults(run=_export)
 
     verify = commands.add_parser("verify", help="replay an exported policy's golden observations")
@@ -101,7 +107,7 @@ def _parser():
 
 def _train(options):
     if options.export is not None:
-        saved_model.check_base(options.export)
+        versions.check_base(options.export)
     # Before any time is spent: a name that does not exist should not take a minute to say so.
     gymnasium.make(options.env, disable_env_checker=True).close()
     check_count("episodes", options.episodes)
@@ -181,7 +187,7 @@ def _make_output(options):
         return options.output
     while True:
         with contextlib.suppress(FileExistsError):  # another run has just taken that number
-            output = saved_model.next_version(pathlib.Path("runs") / options.env)
+            output = versions.next_version(pathlib.Path("runs") / options.env)
             output.mkdir(parents=True)
             return output
 
@@ -212,7 +218,11 @@ def _evaluate(options):
 
 def _export(options):
     agent = keras.models.load_model(options.agent)
-    print(agent.export(options.directory, format=options.format))
+    print(
+        agent.export(
+            options.directory, format=options.format, labels=options.label, keep=options.keep
+        )
+    )
     return 0
 
 

@@ -26,7 +26,6 @@ Signatures, every tensor with a leading batch dimension:
 import contextlib
 import copy
 import json
-import os
 import pathlib
 import shutil
 import subprocess
@@ -37,8 +36,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_pg import spaces
+from keras_pg import spaces, versions
 from keras_pg._version import __version__
+from keras_pg.hyperparameters import check_count
 
 GOLDEN = "assets.extra/golden.npz"
 WARMUP = "assets.extra/tf_serving_warmup_requests"
@@ -46,7 +46,7 @@ DESCRIPTION = "assets.extra/policy.json"
 WARMUP_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
-def export(agent, base, *, format="saved_model", value=False):
+def export(agent, base, *, format="saved_model", value=False, labels=(), keep=None):
     """Writes the agent's policy as the next version under `base`.
 
     Args:
@@ -54,12 +54,16 @@ def export(agent, base, *, format="saved_model", value=False):
         base: directory of the versions; made if need be.
         format: "saved_model" for TensorFlow Serving, "litert" for devices.
         value: include the critic, as signature `value`.
+        labels: names for this version, such as "stable", taken from the version that had them;
+            `base/labels.json` holds them.
+        keep: how many of the newest versions stay, and with them all that have a label; None
+            removes none.
 
     Returns:
         `pathlib.Path` of the new version directory.
 
     Raises:
-        ValueError: unknown format.
+        ValueError: unknown format, a label that is no name, or `keep` is not a positive integer.
         NotADirectoryError: `base` is a file.
         FloatingPointError: the policy's outputs are not finite.
         RuntimeError: the written policy does not give the agent's actions.
@@ -68,7 +72,11 @@ def export(agent, base, *, format="saved_model", value=False):
     """
     if format not in ("saved_model", "litert"):
         raise ValueError(f'format must be "saved_model" or "litert", received {format!r}.')
-    base = check_base(base)
+    labels = versions.check_labels(labels)
+    if keep is not None:
+        check_count("keep", keep)
+    base = versions.check_base(base)
+    versions.labels(base)  # An error in it should come before anything is written.
     made = [path for path in [base, *base.parents] if not path.exists()]
     base.mkdir(parents=True, exist_ok=True)
     # Not an integer, so no server takes it for a version; in `base`, so the rename is atomic.
@@ -78,69 +86,17 @@ def export(agent, base, *, format="saved_model", value=False):
         report, *_ = _compare(temporary)
         if not report["equal"]:
             raise RuntimeError(f"The exported policy differs from the agent: {report}.")
-        for path in [*temporary.rglob("*"), temporary]:
-            _flush_to_disk(path)
         temporary.chmod(0o755)
-        return _publish(temporary, base)
+        version = versions.publish(temporary, base)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         with contextlib.suppress(OSError):  # not empty: this version, or another export's
             for path in made:
                 path.rmdir()
-
-
-def check_base(base):
-    """`base` as a path; raises a `NotADirectoryError` where something else is in the way."""
-    base = pathlib.Path(base)
-    for path in [base, *base.parents]:
-        if path.exists() and not path.is_dir():
-            raise NotADirectoryError(
-                f"Cannot write below {path}: it is a file. Give a directory; it need not exist."
-            )
-    return base
-
-
-def _publish(temporary, base):
-    """Renames to the next free version number."""
-    while True:
-        version = next_version(base)
-        try:
-            os.rename(temporary, version)
-            break
-        except OSError:
-            # Somebody else has just taken that number.
-            if not version.exists():
-                raise
-    _flush_to_disk(base)
+    versions.label(base, version, labels)
+    if keep is not None:
+        versions.prune(base, keep)
     return version
-
-
-def next_version(base):
-    """The path of the version after the highest there is; `base/1` where there is none."""
-    # Files count as well: their names are taken.
-    taken = _integers(base.iterdir()) if base.is_dir() else []
-    return base / str(max([0, *taken]) + 1)
-
-
-def versions(base):
-    """The version numbers under a base directory, ascending."""
-    if not base.is_dir():
-        return []
-    return _integers(path for path in base.iterdir() if path.is_dir())
-
-
-def _integers(paths):
-    """The names that TensorFlow Serving can read as versions (int64), ascending."""
-    numbers = (int(path.name) for path in paths if path.name.isascii() and path.name.isdigit())
-    return sorted(number for number in numbers if number < 2**63)
-
-
-def _flush_to_disk(path):
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # ------------------------------------------------------------------------------------- writing
@@ -331,8 +287,8 @@ def verify(directory, tolerance=1e-5):
         FileNotFoundError: there is no artefact.
     """
     directory = pathlib.Path(directory)
-    if not (directory / GOLDEN).exists() and versions(directory):
-        directory = directory / str(versions(directory)[-1])
+    if not (directory / GOLDEN).exists() and (found := versions.paths(directory)):
+        directory = found[max(found)]
     if not (directory / GOLDEN).exists():
         raise FileNotFoundError(
             f"No exported policy in {directory}: neither {GOLDEN} nor a version directory."

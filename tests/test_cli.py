@@ -2,6 +2,7 @@
 
 import functools
 import json
+import pathlib
 import re
 
 import gymnasium
@@ -53,7 +54,9 @@ def test_evaluate_export_and_verify(trained, capsys, monkeypatch):
     assert main(["evaluate", agent, "CartPole-v1", "--episodes", "3", "--seed", "1"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["episodes"] == 3 and result["episode_return"] >= 1
-    assert main(["export", agent, "policies/lite", "--format", "litert"]) == 0
+    lite = ["export", agent, "policies/lite", "--format", "litert", "--keep", "1"]
+    assert main([*lite, "--label", "stable"]) == main(lite) == 0
+    assert json.loads(pathlib.Path("policies/lite/labels.json").read_text()) == {"stable": 1}
     assert main(["verify", "policies/lite"]) == 0
     assert main(["verify", "policies/cartpole/1"]) == 0
     said = capsys.readouterr().out

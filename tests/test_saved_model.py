@@ -27,7 +27,7 @@ from tensorflow.core.protobuf import config_pb2, saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 import keras_pg
-from keras_pg import saved_model, spaces
+from keras_pg import saved_model, spaces, versions
 
 
 @pytest.fixture(scope="module")
@@ -544,6 +544,25 @@ def test_a_version_is_one_more_than_the_highest_integer(tmp_path, small_agent):
     assert small_agent.export(tmp_path).name == "6"
     assert small_agent.export(str(tmp_path)).name == "7"
     assert os.listdir(tmp_path / "3") == ["mine"]
+
+
+def test_the_newest_and_the_labelled_versions_are_kept(tmp_path, small_agent):
+    small_agent.export(tmp_path, labels="stable")
+    small_agent.export(tmp_path)
+    small_agent.export(tmp_path, labels=["canary", "next"], keep=1)
+    assert versions.paths(tmp_path).keys() == {1, 3}
+    assert versions.labels(tmp_path) == {"stable": 1, "canary": 3, "next": 3}
+    assert sorted(os.listdir(tmp_path)) == ["1", "3", "labels.json"]
+
+
+@pytest.mark.parametrize("wrong", [{"keep": 0}, {"keep": 1.5}, {"labels": "a b"}, {"labels": [""]}])
+def test_labels_and_counts_that_are_none_leave_nothing_behind(wrong, tmp_path, small_agent):
+    with pytest.raises(ValueError, match=r"label|keep"):
+        small_agent.export(tmp_path / "policy", **wrong)
+    (tmp_path / "labels.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"labels\.json should hold labels"):
+        small_agent.export(tmp_path)
+    assert os.listdir(tmp_path) == ["labels.json"]
 
 
 def test_a_file_that_has_a_version_number_for_a_name_is_left_alone(

@@ -785,13 +785,15 @@ class Agent(keras.Model):
         action = distribution.to_env(distribution.mode(parameters))
         return {"action": action, **distribution.describe(parameters)}
 
-    def export(self, path, format="saved_model", value=False):
+    def export(self, path, format="saved_model", value=False, labels=(), keep=None):
         """Writes the policy as an artefact that runs without keras_pg, see `keras_pg.saved_model`.
 
         Args:
             path: base directory; `path/1`, `path/2`, … are its versions.
             format: "saved_model" for TensorFlow Serving, "litert" for devices.
             value: include the critic, as signature `value`.
+            labels: names for this version, such as "stable"; `path/labels.json` holds them.
+            keep: remove all but this many of the newest versions, and those that have a label.
 
         Returns:
             The directory of the new version.
@@ -802,7 +804,7 @@ class Agent(keras.Model):
             raise ValueError(
                 f"value=True, but {self.advantage!r} makes an agent without a critic of states."
             )
-        return saved_model.export(self, path, format=format, value=value)
+        return saved_model.export(self, path, format=format, value=value, labels=labels, keep=keep)
 
 
 @contextlib.contextmanager

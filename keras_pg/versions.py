@@ -1,0 +1,123 @@
+"""Directories of versions, `base/1`, `base/2`, …, as TensorFlow Serving polls them.
+
+A version appears under its number complete or not at all, and goes in the same way.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+
+LABELS = "labels.json"
+
+
+def check_base(base):
+    """`base` as a path; raises a `NotADirectoryError` where something else is in the way."""
+    base = pathlib.Path(base)
+    for path in [base, *base.parents]:
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(
+                f"Cannot write below {path}: it is a file. Give a directory; it need not exist."
+            )
+    return base
+
+
+def paths(base):
+    """{version: its directory} under a base directory; empty where there is none."""
+    if not base.is_dir():
+        return {}
+    numbered = ((_number(path), path) for path in base.iterdir() if path.is_dir())
+    return {number: path for number, path in numbered if number is not None}
+
+
+def next_version(base):
+    """The path of the version after the highest there is; `base/1` where there is none."""
+    # Files count as well: their names are taken.
+    taken = [_number(path) or 0 for path in base.iterdir()] if base.is_dir() else []
+    return base / str(max([0, *taken]) + 1)
+
+
+def _number(path):
+    """The version that TensorFlow Serving (int64) reads in a name; None if there is none."""
+    if not (path.name.isascii() and path.name.isdigit()):
+        return None
+    number = int(path.name)
+    return number if number < 2**63 else None
+
+
+def publish(directory, base):
+    """Renames a directory to the next free version under `base`, and returns the version's path."""
+    for path in [*directory.rglob("*"), directory]:
+        _flush_to_disk(path)
+    while True:
+        version = next_version(base)
+        try:
+            os.rename(directory, version)
+            break
+        except OSError:
+            # Somebody else has just taken that number.
+            if not version.exists():
+                raise
+    _flush_to_disk(base)
+    return version
+
+
+def _flush_to_disk(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ----------------------------------------------------------------------------- labels and pruning
+
+
+def check_labels(names):
+    """The labels as a list; raises a `ValueError` for one that cannot stand in a URL as it is."""
+    names = [names] if isinstance(names, str) else list(names)
+    for name in names:
+        if not (isinstance(name, str) and name and name.replace("-", "_").isidentifier()):
+            raise ValueError(
+                f'A label is a name of letters, digits, "-" and "_", such as "stable", received '
+                f"{name!r}."
+            )
+    return names
+
+
+def labels(base):
+    """{label: version} of a base directory; raises a `ValueError` where its file says no such."""
+    path = base / LABELS
+    try:
+        return {str(k): int(v) for k, v in json.loads(path.read_text()).items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f'{path} should hold labels and their versions, such as {{"stable": 3}}. Mend it or '
+            "remove it."
+        ) from error
+
+
+def label(base, version, names):
+    """Gives a version names, which the version that had them loses."""
+    if not names:
+        return
+    named = {**labels(base), **{name: int(version.name) for name in names}}
+    with tempfile.NamedTemporaryFile("w", dir=base, prefix=".writing-", delete=False) as file:
+        json.dump(named, file, indent=2)
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, base / LABELS)
+
+
+def prune(base, keep):
+    """Removes every version but the `keep` newest and those that have a label."""
+    labelled = set(labels(base).values())
+    found = paths(base)
+    for version in sorted(found)[:-keep]:
+        if version not in labelled:
+            # Renamed first: a server must not find half of a version.
+            doomed = pathlib.Path(tempfile.mkdtemp(prefix=".removing-", dir=base))
+            os.rename(found[version], doomed)
+            shutil.rmtree(doomed)
