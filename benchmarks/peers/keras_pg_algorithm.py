@@ -51,7 +51,7 @@ def main():
     start = time.perf_counter()
     history = agent.fit(env, **fit, verbose=0).history
     seconds = time.perf_counter() - start
-    # Of one step each, 100 episodes would say little: their returns differ by 0.4, algorithms by 0.1.
+    # 100 episodes of one step say little: returns deviate by 0.4, and algorithms differ by less.
     episodes = 100 if fit["num_steps"] > 1 else 4000
     result = agent.evaluate(env, episodes=episodes, seed=10_000 + seed, verbose=0)
     points = zip(history["env_steps"], history["episode_return"])
