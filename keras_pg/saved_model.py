@@ -68,7 +68,8 @@ def export(agent, base, *, format="saved_model", value=False, labels=(), keep=No
         FloatingPointError: the policy's outputs are not finite.
         RuntimeError: the written policy does not give the agent's actions.
 
-    After an error nothing is left behind.
+    After an error nothing is left behind; but where only labelling or removing has failed, the new
+    version is there.
     """
     if format not in ("saved_model", "litert"):
         raise ValueError(f'format must be "saved_model" or "litert", received {format!r}.')
