@@ -7,8 +7,9 @@ version is written under a temporary name and renamed once, so a server sees all
     policy.tflite                 the policy (format "litert")
     assets.extra/
         golden.npz                    observations and the agent's actions, for `verify`
-        policy.json                   spaces, algorithm, training steps, the last evaluation,
-                                      library versions, the commit of the directory it was made in
+        policy.json                   spaces, algorithm, training steps, what `evaluate` last said
+                                      of this policy in this process, library versions, the
+                                      commit of the directory it was made in
         request.json                  a body to post to TensorFlow Serving, one row an instance
         request_columns.json          the same, as one array an input
         tf_serving_warmup_requests    what TensorFlow Serving runs before it takes requests
@@ -42,7 +43,7 @@ from keras_pg.hyperparameters import check_count
 
 GOLDEN = "assets.extra/golden.npz"
 WARMUP = "assets.extra/tf_serving_warmup_requests"
-DESCRIPTION = "assets.extra/policy.json"
+DESCRIPTION = versions.DESCRIPTION
 WARMUP_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -88,16 +89,17 @@ def export(agent, base, *, format="saved_model", value=False, labels=(), keep=No
         if not report["equal"]:
             raise RuntimeError(f"The exported policy differs from the agent: {report}.")
         temporary.chmod(0o755)
-        version = versions.publish(temporary, base)
+        with versions.locked(base):
+            version = versions.publish(temporary, base)
+            versions.label(base, version, labels)
+            if keep is not None:
+                versions.prune(base, keep)
+        return version
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         with contextlib.suppress(OSError):  # not empty: this version, or another export's
             for path in made:
                 path.rmdir()
-    versions.label(base, version, labels)
-    if keep is not None:
-        versions.prune(base, keep)
-    return version
 
 
 # ------------------------------------------------------------------------------------- writing

@@ -3,6 +3,8 @@
 A version appears under its number complete or not at all, and goes in the same way.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -10,6 +12,7 @@ import shutil
 import tempfile
 
 LABELS = "labels.json"
+DESCRIPTION = "assets.extra/policy.json"
 
 
 def check_base(base):
@@ -105,19 +108,34 @@ def label(base, version, names):
     if not names:
         return
     named = {**labels(base), **{name: int(version.name) for name in names}}
-    with tempfile.NamedTemporaryFile("w", dir=base, prefix=".writing-", delete=False) as file:
-        json.dump(named, file, indent=2)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, base / LABELS)
+    temporary = base / f".writing-{LABELS}"
+    try:
+        temporary.write_text(json.dumps(named, indent=2) + "\n")
+        _flush_to_disk(temporary)
+        os.replace(temporary, base / LABELS)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def prune(base, keep):
-    """Removes every version but the `keep` newest and those that have a label."""
+    """Removes all exported policies but those of the `keep` newest versions and the labelled."""
     labelled = set(labels(base).values())
     found = paths(base)
     for version in sorted(found)[:-keep]:
-        if version not in labelled:
+        # Other directories have numbers for names too: the runs of `keras-pg train`, other models.
+        if version not in labelled and (found[version] / DESCRIPTION).exists():
             # Renamed first: a server must not find half of a version.
             doomed = pathlib.Path(tempfile.mkdtemp(prefix=".removing-", dir=base))
             os.rename(found[version], doomed)
             shutil.rmtree(doomed)
+
+
+@contextlib.contextmanager
+def locked(base):
+    """Lets no other exporter publish, label or prune under `base` meanwhile."""
+    descriptor = os.open(base, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

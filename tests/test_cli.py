@@ -55,7 +55,12 @@ def test_evaluate_export_and_verify(trained, capsys, monkeypatch):
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["episodes"] == 3 and result["episode_return"] >= 1
     lite = ["export", agent, "policies/lite", "--format", "litert", "--keep", "1"]
-    assert main([*lite, "--label", "stable"]) == main(lite) == 0
+    assert main([*lite, "--label", "stable"]) == main(lite) == main(lite) == 0
+    assert sorted(p.name for p in pathlib.Path("policies/lite").iterdir()) == [
+        "1",
+        "3",
+        "labels.json",
+    ]
     assert json.loads(pathlib.Path("policies/lite/labels.json").read_text()) == {"stable": 1}
     assert main(["verify", "policies/lite"]) == 0
     assert main(["verify", "policies/cartpole/1"]) == 0

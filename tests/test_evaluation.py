@@ -1,3 +1,4 @@
+import json
 import traceback
 
 import gymnasium
@@ -152,9 +153,17 @@ def test_what_evaluate_said_holds_until_the_agent_learns():
     agent = keras_pg.A2C(keras_pg.mlp((4,), seed=0), keras_pg.mlp((4,), seed=1), seed=0)
     agent.compile(run_eagerly=True)
     assert agent.evaluation() is None
-    result = agent.evaluate("CartPole-v1", episodes=3, seed=5, verbose=0)
-    conditions = {"episodes": 3, "deterministic": True, "seed": 5}
+    result = agent.evaluate("CartPole-v1", episodes=np.int64(3), seed=np.int64(5), verbose=0)
+    conditions = {"env": "CartPole-v1", "episodes": 3, "deterministic": True, "seed": 5}
     assert agent.evaluation() == {**result, **conditions}
+    json.dumps(agent.evaluation())
+    weights = agent.actor.get_weights()
+    agent.actor.set_weights([2.0 * weight for weight in weights])
+    assert agent.evaluation() is None
+    agent.actor.set_weights(weights)
+    assert agent.evaluation() is not None
+    agent.evaluate(gymnasium.make("CartPole-v1"), episodes=1, verbose=0)
+    assert agent.evaluation()["env"] == "CartPole-v1"
     agent.fit("CartPole-v1", num_envs=1, num_steps=4, epochs=1, steps_per_epoch=1, verbose=0)
     assert agent.evaluation() is None
 

@@ -31,7 +31,7 @@ LAYERS = [
     {"advantages", "distributions"},
     {"returns", "normalization"},
     {"losses", "randomness", "trust_region"},
-    {"spaces", "_version", "hyperparameters"},
+    {"spaces", "versions", "_version", "hyperparameters"},
 ]
 MATHS = {
     *("advantages", "distributions", "losses", "normalization"),

@@ -344,6 +344,7 @@ def test_the_description_names_spaces_training_and_versions(name, exported):
     }
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 def test_the_description_tells_of_the_commit_it_was_made_at(tmp_path, small_agent, monkeypatch):
     def described():
         version = small_agent.export(tmp_path / "p")
@@ -357,7 +358,12 @@ def test_the_description_tells_of_the_commit_it_was_made_at(tmp_path, small_agen
     repository = tmp_path / "repository"
     repository.mkdir()
     monkeypatch.chdir(repository)
+    # Nothing of who runs the tests, and from where.
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    for name in ("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE"):
+        monkeypatch.delenv(name, raising=False)
     assert described()["git_commit"] is None
     git("init")
     (repository / "notes").write_text("one")

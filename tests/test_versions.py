@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 
 import pytest
@@ -13,6 +14,8 @@ def make(base, *names):
     for name in names:
         (base / name).mkdir()
         (base / name / "saved_model.pb").write_text(name)
+        (base / name / "assets.extra").mkdir()
+        (base / name / "assets.extra" / "policy.json").write_text("{}")
 
 
 def test_names_are_versions_if_tensorflow_serving_reads_an_int64_in_them(tmp_path):
@@ -62,19 +65,39 @@ def test_the_newest_and_the_labelled_stay(keep, left, tmp_path):
     assert (tmp_path / "other").exists() and not list(tmp_path.glob(".*"))
 
 
-def test_a_poller_never_sees_half_of_a_version_that_goes(tmp_path):
-    make(tmp_path, *map(str, range(1, 200)))
-    halves, done = [], threading.Event()
-
-    def poll():
-        while not done.is_set():
-            for version, path in versions.paths(tmp_path).items():
-                if not (path / "saved_model.pb").exists() and path.exists():
-                    halves.append(version)
-
-    poller = threading.Thread(target=poll)
-    poller.start()
+def test_what_is_no_exported_policy_is_not_removed(tmp_path):
+    make(tmp_path, "2", "3")
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "agent.keras").write_text("a run of keras-pg train")
     versions.prune(tmp_path, 1)
-    done.set()
-    poller.join()
-    assert halves == [] and versions.paths(tmp_path).keys() == {199}
+    assert versions.paths(tmp_path).keys() == {1, 3}
+    assert os.listdir(tmp_path / "1") == ["agent.keras"]
+
+
+def test_a_version_that_goes_has_lost_its_number_before_its_first_file(tmp_path, monkeypatch):
+    make(tmp_path, "1", "2", "3")
+    removed, rmtree = [], shutil.rmtree
+
+    def checked(path, *arguments):
+        assert path.name.startswith(".removing-") and (path / "saved_model.pb").exists()
+        removed.append((path / "saved_model.pb").read_text())
+        rmtree(path, *arguments)
+
+    monkeypatch.setattr(shutil, "rmtree", checked)
+    versions.prune(tmp_path, 1)
+    assert removed == ["1", "2"] and os.listdir(tmp_path) == ["3"]
+
+
+def test_one_exporter_at_a_time(tmp_path):
+    entered = threading.Event()
+
+    def other():
+        with versions.locked(tmp_path):
+            entered.set()
+
+    thread = threading.Thread(target=other)
+    with versions.locked(tmp_path):
+        thread.start()
+        assert not entered.wait(0.2)
+    thread.join(10)
+    assert entered.is_set()

@@ -1,7 +1,7 @@
 // savedmodel_run: runs signatures of a SavedModel with no Python in the process, by the calls that
 // TensorFlow Serving makes: DisableXlaCompilation() (the model server's default), LoadSavedModel
-// with tag "serve", saved_model::GetInputValues(), Session::Run() on the signature's tensors. A
-// policy that runs here runs there.
+// with tag "serve", saved_model::GetInputValues(), Session::Run() on the signature's tensors. It
+// has the kernels of the TensorFlow wheel, not of the server, and does not replay warm-up requests.
 //
 //   savedmodel_run DIR
 //       lists signatures, inputs and outputs
@@ -11,15 +11,15 @@
 //
 // Options, before DIR: --xla (allow XLA), --repeat=N (time N runs of each and print the mean).
 // Exit status: 0 good, 2 the load failed, 3 a request failed, 4 usage or files.
-#include <sys/stat.h>
-
 #include <chrono>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <map>
 #include <sstream>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -96,12 +96,16 @@ int Run(const tensorflow::SavedModelBundle& bundle, const Arguments& arguments, 
   };
   status = run();
   if (!status.ok()) return Fail(3, status);
-  mkdir(arguments[1].c_str(), 0777);
+  std::error_code error;
+  std::filesystem::create_directories(arguments[1], error);
   for (size_t i = 0; i < outputs.size(); ++i) {
     tensorflow::TensorProto proto;
     outputs[i].AsProtoField(&proto);
     std::ofstream file(arguments[1] + "/" + names[i] + ".pb", std::ios::binary);
-    if (!proto.SerializeToOstream(&file)) return 4;
+    if (!proto.SerializeToOstream(&file) || !file.flush()) {
+      std::cerr << "cannot write " << arguments[1] << "/" << names[i] << ".pb" << std::endl;
+      return 4;
+    }
     std::cout << "output\t" << names[i] << "\t" << outputs[i].DebugString(8) << "\n";
   }
   const auto start = std::chrono::steady_clock::now();

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import math
 import random
 
@@ -127,7 +128,7 @@ class Agent(keras.Model):
         self._engine_for = functools.cache(engine_for)
         self.actor = self.critic = self.critic_optimizer = None
         self._traced_with = None
-        # The last result of `evaluate`, and after how many iterations, for `export` to tell.
+        # Of which policy `evaluate` was last asked, and what it said, for `export` to tell.
         self._evaluation = None
         self.reward_scaling = RewardScaling() if normalize_rewards else None
 
@@ -662,14 +663,27 @@ class Agent(keras.Model):
             result = super().evaluate(
                 dataset, steps=1, verbose=verbose, callbacks=callbacks, return_dict=True
             )
-        conditions = {"episodes": episodes, "deterministic": deterministic, "seed": seed}
-        self._evaluation = int(self.iteration), {**result, **conditions}
+        conditions = {
+            "env": env if isinstance(env, str) else getattr(getattr(env, "spec", None), "id", None),
+            "episodes": int(episodes),
+            "deterministic": bool(deterministic),
+            "seed": int(seed),
+        }
+        self._evaluation = self._policy_digest(), {**result, **conditions}
         return result
 
+    def _policy_digest(self):
+        weights = b"".join(weight.tobytes() for weight in self.actor.get_weights())
+        return hashlib.sha256(weights).hexdigest()
+
     def evaluation(self):
-        """What `evaluate` said of the policy as it is now, as a dict; None before it was asked."""
-        iteration, evaluation = self._evaluation or (None, None)
-        return dict(evaluation) if iteration == int(self.iteration) else None
+        """What `evaluate` said of the policy as it is now, and under which conditions, as a dict.
+
+        None if it was not asked since the policy last changed; it is not saved with the agent.
+        """
+        if self._evaluation is None or self._evaluation[0] != self._policy_digest():
+            return None
+        return dict(self._evaluation[1])
 
     @contextlib.contextmanager
     def _episodes(
