@@ -161,7 +161,7 @@ def test_what_evaluate_said_holds_until_the_agent_learns():
     agent.actor.set_weights([2.0 * weight for weight in weights])
     assert agent.evaluation() is None
     agent.actor.set_weights(weights)
-    assert agent.evaluation() is not None
+    assert agent.evaluation() == {**result, **conditions}
     agent.evaluate(gymnasium.make("CartPole-v1"), episodes=1, verbose=0)
     assert agent.evaluation()["env"] == "CartPole-v1"
     agent.fit("CartPole-v1", num_envs=1, num_steps=4, epochs=1, steps_per_epoch=1, verbose=0)
