@@ -3,6 +3,7 @@
 import functools
 
 import pytest
+
 from policies import agent_of
 
 

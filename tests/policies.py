@@ -2,10 +2,10 @@
 
 import keras
 import numpy as np
-from environments import perturbed_agent
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 import keras_pg
+from environments import perturbed_agent
 
 # As CartPole's: two dimensions have no bounds.
 CARTPOLE = Box(np.float32([-4.8, -np.inf, -0.42, -np.inf]), np.float32([4.8, np.inf, 0.42, np.inf]))

@@ -5,7 +5,17 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+
+import keras_pg
 from environments import Clockwork
+from keras_pg.advantages import (
+    GAE,
+    ActionAdvantage,
+    NStep,
+    ReturnMinusBaseline,
+    TDResidual,
+    get,
+)
 from stepping import (
     ACTION_SPACES,
     CONTINUOUS,
@@ -16,16 +26,6 @@ from stepping import (
     weights,
 )
 from tabular import TabularEnv, chain, exact_gradient
-
-import keras_pg
-from keras_pg.advantages import (
-    GAE,
-    ActionAdvantage,
-    NStep,
-    ReturnMinusBaseline,
-    TDResidual,
-    get,
-)
 
 every_space = pytest.mark.parametrize("space", ACTION_SPACES.values(), ids=ACTION_SPACES)
 CRITICS = ["gae", "td", "reward_to_go", "advantage"]

@@ -8,10 +8,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from environments import perturb, perturbed_agent
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 import keras_pg
+from environments import perturb, perturbed_agent
 from keras_pg.rollouts.acting import CompiledEngine, LiteRTEngine, engine_for
 
 N = 5

@@ -2,12 +2,12 @@ import gymnasium
 import keras
 import numpy as np
 import pytest
-from environments import Bandit
-from tabular import TabularEnv, chain, exact_gradient
 
 import keras_pg
+from environments import Bandit
 from keras_pg.advantages import GAE
 from keras_pg.diagnostics import gradient_statistics
+from tabular import TabularEnv, chain, exact_gradient
 
 
 def tabular_agent(mdp, **settings):

@@ -4,11 +4,11 @@ import traceback
 import gymnasium
 import numpy as np
 import pytest
-from environments import Clockwork, Faulty, Recording, perturbed_agent
 from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import keras_pg
+from environments import Clockwork, Faulty, Recording, perturbed_agent
 from keras_pg import distributions
 from keras_pg.rollouts import collector_for
 from keras_pg.rollouts.evaluation import play_episodes

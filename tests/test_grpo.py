@@ -5,15 +5,15 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from environments import Bandit, Clockwork
-from stepping import DISCRETE, OBSERVATIONS, built, make_rollout, step, weights
 
 import keras_pg
+from environments import Bandit, Clockwork
 from keras_pg import losses
 from keras_pg.agents.grpo import step_weights
 from keras_pg.agents.reference import kl_to_reference
 from keras_pg.distributions import Categorical
 from keras_pg.returns import group_advantages
+from stepping import DISCRETE, OBSERVATIONS, built, make_rollout, step, weights
 
 
 def episodes(agent, lengths, seed=0):

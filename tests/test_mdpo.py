@@ -5,11 +5,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from stepping import ACTION_SPACES, built, make_rollout, step, weights
 
 import keras_pg
 from keras_pg import losses
 from keras_pg.agents.ppo import Batch
+from stepping import ACTION_SPACES, built, make_rollout, step, weights
 
 every_space = pytest.mark.parametrize("space", ACTION_SPACES.values(), ids=ACTION_SPACES)
 

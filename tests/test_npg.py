@@ -4,6 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+
+import keras_pg
+from keras_pg.agents.trpo import TRPO
 from stepping import (
     ACTION_SPACES,
     CONTINUOUS,
@@ -14,9 +17,6 @@ from stepping import (
     step,
     weights,
 )
-
-import keras_pg
-from keras_pg.agents.trpo import TRPO
 
 KINDS = {name: (space, False) for name, space in ACTION_SPACES.items()}
 KINDS["squashed"] = (CONTINUOUS, True)

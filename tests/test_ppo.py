@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from stepping import make_rollout, step, weights
 
 import keras_pg
 from keras_pg.agents.ppo import Batch
 from keras_pg.returns import gae
 from keras_pg.rollouts.minibatches import Minibatches
+from stepping import make_rollout, step, weights
 
 OBSERVATIONS = gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32)
 DISCRETE = gymnasium.spaces.Discrete(3)

@@ -13,8 +13,13 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from ai_edge_litert.interpreter import Interpreter
-from environments import perturb, perturbed_agent
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from tensorflow.core.protobuf import config_pb2, saved_model_pb2
+from tensorflow_serving.apis import prediction_log_pb2
+
+import keras_pg
+from environments import perturb, perturbed_agent
+from keras_pg import saved_model, spaces, versions
 from policies import (
     BOUNDED,
     CARTPOLE,
@@ -23,11 +28,6 @@ from policies import (
     agent_of,
     raw_observations,
 )
-from tensorflow.core.protobuf import config_pb2, saved_model_pb2
-from tensorflow_serving.apis import prediction_log_pb2
-
-import keras_pg
-from keras_pg import saved_model, spaces, versions
 
 
 @pytest.fixture(scope="module")

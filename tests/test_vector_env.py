@@ -4,10 +4,10 @@ import envpool
 import gymnasium
 import numpy as np
 import pytest
-from environments import Clockwork, DiscreteClockwork, Faulty, Recording, perturbed_agent
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorWrapper
 
+from environments import Clockwork, DiscreteClockwork, Faulty, Recording, perturbed_agent
 from keras_pg import advantages, distributions
 from keras_pg.rollouts import collector_for, make_vector_env
 from keras_pg.rollouts.rollout import Rollout

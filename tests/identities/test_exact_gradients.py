@@ -9,14 +9,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from tabular import (
-    MDPS,
-    episode_gradients,
-    exact_gradient,
-    objective,
-    play,
-    policy_of,
-)
 
 from keras_pg.advantages import (
     GAE,
@@ -27,6 +19,14 @@ from keras_pg.advantages import (
     RewardToGo,
     TDResidual,
     TotalReturn,
+)
+from tabular import (
+    MDPS,
+    episode_gradients,
+    exact_gradient,
+    objective,
+    play,
+    policy_of,
 )
 
 EPISODES = 20_000

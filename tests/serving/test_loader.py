@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+
 from policies import CARTPOLE, POLICIES, raw_observations
 
 LOADER = pathlib.Path(__file__).parents[2] / "export" / "loader"
