@@ -1,4 +1,4 @@
-"""`keras-pg train | evaluate | export | verify`: the whole path from the command line."""
+"""`keras-pg train | evaluate | export | verify | serve`: the whole path from the command line."""
 
 import argparse
 import ast
@@ -6,7 +6,9 @@ import contextlib
 import json
 import pathlib
 import platform
+import signal
 import sys
+import threading
 import time
 
 import gymnasium
@@ -102,7 +104,39 @@ def _parser():
     verify = commands.add_parser("verify", help="replay an exported policy's golden observations")
     verify.add_argument("directory", type=pathlib.Path, help="a version, or the base of versions")
     verify.set_defaults(run=_verify)
+
+    serve = commands.add_parser(
+        "serve",
+        help="serve exported policies over TensorFlow Serving's REST and gRPC protocols",
+        description="A local stand-in for TensorFlow Serving, whose flags these are.",
+    )
+    serve.add_argument("base", nargs="?", metavar="BASE", help="the same as --model_base_path")
+    serve.add_argument("--model_base_path", metavar="DIR", help="base of the versions")
+    serve.add_argument("--model_name", help="default: the base's name")
+    serve.add_argument("--model_config_file", metavar="FILE", help="models, versions and labels")
+    serve.add_argument("--model_config_file_poll_wait_seconds", type=float, metavar="S")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    serve.add_argument("--port", type=int, default=8500, help="of gRPC; 0 serves none")
+    serve.add_argument("--rest_api_port", type=int, default=8501, help="of REST; 0 serves none")
+    serve.add_argument("--file_system_poll_wait_seconds", type=float, default=1, metavar="S")
+    serve.add_argument("--max_num_load_retries", type=int, default=5, metavar="N")
+    serve.add_argument("--load_retry_interval_micros", type=int, default=60_000_000, metavar="US")
+    serve.add_argument("--batching_parameters_file", metavar="FILE")
+    serve.add_argument("--monitoring_config_file", metavar="FILE")
+    for flag, default in (
+        ("--enable_batching", False),
+        ("--enable_model_warmup", True),
+        ("--rest_api_enable_cors_support", False),
+    ):
+        serve.add_argument(flag, nargs="?", type=_boolean, const=True, default=default)
+    serve.set_defaults(run=_serve)
     return parser
+
+
+def _boolean(text):
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise argparse.ArgumentTypeError(f"expected true or false, received {text!r}")
+    return text.lower() in ("true", "1")
 
 
 def _train(options):
@@ -228,6 +262,24 @@ def _export(options):
 
 def _verify(options):
     return _print_report(saved_model.verify(options.directory))
+
+
+def _serve(options):
+    try:
+        from keras_pg.serving import command
+    except ImportError as error:
+        raise ImportError(
+            f"`keras-pg serve` needs {error.name}: pip install 'keras_pg[serve]'."
+        ) from error
+    server = command.make_server(options)
+    stopping = threading.Event()
+    for signal_ in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_, lambda *_: stopping.set())
+    with server:
+        for line in command.addresses(options, server):
+            print(line, flush=True)
+        stopping.wait()
+    return 0
 
 
 def _print_report(report):

@@ -1,0 +1,63 @@
+"""`TensorProto` messages to NumPy arrays and back."""
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2
+
+from keras_pg.serving.status import invalid
+
+MAX_ELEMENTS = 2**26
+# Fields of `TensorProto` for the values of a type; others are sent as `tensor_content`.
+_FIELDS = {
+    "float32": "float_val",
+    "float64": "double_val",
+    "int8": "int_val",
+    "int16": "int_val",
+    "int32": "int_val",
+    "uint8": "int_val",
+    "uint16": "int_val",
+    "int64": "int64_val",
+    "uint32": "uint32_val",
+    "uint64": "uint64_val",
+    "bool": "bool_val",
+}
+
+
+def read(proto, name):
+    """The array of a message; `name` is for the error of one that holds none.
+
+    Raises:
+        RequestError: its values do not fill its shape, it has no known type, or it would be larger
+            than `MAX_ELEMENTS`, which a few bytes suffice to ask for.
+    """
+    try:
+        sizes = [dim.size for dim in proto.tensor_shape.dim]
+        if proto.tensor_shape.unknown_rank or min(sizes, default=0) < 0:
+            raise ValueError
+        if np.prod(sizes, dtype=np.float64) > MAX_ELEMENTS:
+            raise ValueError
+        return tf.make_ndarray(proto)
+    except (ValueError, TypeError, KeyError):
+        raise invalid(f"tensor parsing error: {name}") from None
+
+
+def write(array):
+    """The message of an array, with its values in typed fields as TensorFlow Serving sends them."""
+    dtype = data_type(array)
+    field = _FIELDS.get(dtype.name)
+    if field is None:
+        return tf.make_tensor_proto(array, dtype)
+    shape = tf.TensorShape(array.shape).as_proto()
+    proto = tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum, tensor_shape=shape)
+    getattr(proto, field).extend(array.ravel().tolist())
+    return proto
+
+
+def data_type(array):
+    """The TensorFlow type of an array."""
+    return tf.string if array.dtype.kind in "OSU" else tf.as_dtype(array.dtype)
+
+
+def type_name(dtype):
+    """A type's name in TensorFlow's C++ messages."""
+    return {"float32": "float", "float64": "double", "float16": "half"}.get(dtype.name, dtype.name)

@@ -1,0 +1,194 @@
+"""TensorFlow Serving's gRPC services over the models."""
+
+import functools
+import logging
+
+from google.protobuf import any_pb2
+from grpc import StatusCode
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_management_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from keras_pg.serving import protobuf_tensors
+from keras_pg.serving.models import from_config
+from keras_pg.serving.status import RequestError, invalid
+
+MAX_MESSAGE_BYTES = 1024
+_log = logging.getLogger(__name__)
+
+
+def _call(method):
+    """A service method that ends the call with the status of a `RequestError`."""
+
+    @functools.wraps(method)
+    def call(self, request, context):
+        try:
+            return method(self, request)
+        except RequestError as error:
+            context.abort(error.code, _cut(error.message))
+        except Exception:
+            _log.exception("%s failed", method.__name__)
+            context.abort(StatusCode.INTERNAL, "Internal error; the server's log has the cause.")
+
+    return call
+
+
+def _cut(message):
+    encoded = message.encode("utf-8", "replace")
+    if len(encoded) <= MAX_MESSAGE_BYTES:
+        return message
+    return encoded[:MAX_MESSAGE_BYTES].decode("utf-8", "ignore") + "...TRUNCATED"
+
+
+class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
+    """Predict and GetModelMetadata; the other verbs find no signature that is theirs."""
+
+    def __init__(self, models, metrics):
+        self._models = models
+        self._metrics = metrics
+
+    @_call
+    def Predict(self, request):
+        spec = _spec(request)
+        with self._metrics.request(spec.name, "GRPC", "Predict"):
+            version, servable = self._models.find(*_wanted(spec))
+            servable.signature(spec.signature_name)
+            inputs = {k: protobuf_tensors.read(v, k) for k, v in request.inputs.items()}
+            outputs = servable.predict(spec.signature_name, inputs, list(request.output_filter))
+            response = predict_pb2.PredictResponse()
+            response.model_spec.name = spec.name
+            response.model_spec.version.value = version
+            response.model_spec.signature_name = spec.signature_name or "serving_default"
+            for name, array in outputs.items():
+                response.outputs[name].CopyFrom(protobuf_tensors.write(array))
+            return response
+
+    @_call
+    def GetModelMetadata(self, request):
+        spec = _spec(request)
+        if not request.metadata_field:
+            raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
+        for field in request.metadata_field:
+            if field != "signature_def":
+                raise invalid(f"Metadata field {field} is not supported")
+        version, servable = self._models.find(*_wanted(spec))
+        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        response.model_spec.name = spec.name
+        response.model_spec.version.value = version
+        packed = any_pb2.Any()
+        packed.Pack(get_model_metadata_pb2.SignatureDefMap(signature_def=servable.signatures))
+        response.metadata["signature_def"].CopyFrom(packed)
+        return response
+
+    @_call
+    def Classify(self, request):
+        self._refuse_examples(request, "classify")
+
+    @_call
+    def Regress(self, request):
+        self._refuse_examples(request, "regress")
+
+    @_call
+    def MultiInference(self, request):
+        if not request.tasks:
+            raise invalid("Inference request must have at least one task.")
+        for task in request.tasks:
+            verb = task.method_name.rpartition("/")[2]
+            if verb not in ("classify", "regress"):
+                raise RequestError(
+                    StatusCode.UNIMPLEMENTED, f"Unrecognized signature method: {task.method_name}"
+                )
+            _, servable = self._models.find(*_wanted(_spec(task)))
+            raise no_examples(servable, verb, task.model_spec.signature_name)
+
+    def _refuse_examples(self, request, verb):
+        spec = _spec(request)
+        _, servable = self._models.find(*_wanted(spec))
+        error = no_examples(servable, verb, spec.signature_name)
+        given = request.input.WhichOneof("kind")
+        if given is None or not getattr(request.input, given).examples:
+            error = invalid("Input is empty.")
+        raise error
+
+
+class ModelService(model_service_pb2_grpc.ModelServiceServicer):
+    """Status of models, and another configuration while running."""
+
+    def __init__(self, models):
+        self._models = models
+
+    @_call
+    def GetModelStatus(self, request):
+        name, version, _ = _wanted(_spec(request))
+        return status_response(self._models, name, version)
+
+    @_call
+    def HandleReloadConfigRequest(self, request):
+        response = model_management_pb2.ReloadConfigResponse()
+        try:
+            self._models.configure(map(from_config, request.config.model_config_list.config))
+        except ValueError as error:
+            response.status.error_code = StatusCode.INVALID_ARGUMENT.value[0]
+            response.status.error_message = str(error)
+            return response
+        self._models.poll()
+        if missing := self._models.unavailable():
+            response.status.error_code = StatusCode.UNKNOWN.value[0]
+            response.status.error_message = (
+                f"{len(missing)} servable(s) did not become available: {missing}"
+            )
+        return response
+
+
+def _spec(request):
+    if not request.HasField("model_spec"):
+        raise invalid("Missing ModelSpec")
+    if not request.model_spec.name:
+        raise invalid("ModelSpec has no name specified.")
+    return request.model_spec
+
+
+def _wanted(spec):
+    version = spec.version.value if spec.HasField("version") else None
+    return spec.name, version, spec.version_label
+
+
+def status_response(models, name, version=None):
+    """The `GetModelStatusResponse` of a model; raises a `RequestError` if there is none such."""
+    response = get_model_status_pb2.GetModelStatusResponse()
+    for number, state, error in models.status(name, version):
+        entry = response.model_version_status.add(version=number, state=state)
+        entry.status.SetInParent()
+        if error is not None:
+            entry.status.error_code = error.code.value[0]
+            entry.status.error_message = error.message
+    return response
+
+
+def no_examples(servable, verb, signature_name):
+    """The `RequestError` for classify and regress, of which policies have no signature.
+
+    A signature that is made for these verbs would be used by TensorFlow Serving, and is not here.
+    """
+    name = signature_name or "serving_default"
+    if name not in servable.signatures:
+        return invalid(f"No signature was found with the name: {name}")
+    signature = servable.signatures[name]
+    if len(signature.inputs) != 1:
+        return invalid("Expected one input Tensor.")
+    outputs = len(signature.outputs)
+    if verb == "classify" and outputs not in (1, 2):
+        return invalid(f"Expected one or two output Tensors, found {outputs}")
+    if verb == "regress" and outputs != 1:
+        return invalid("Expected one output Tensor.")
+    if "inputs" not in signature.inputs:
+        noun = {"classify": "classification", "regress": "regression"}[verb]
+        return invalid(f"No {noun} inputs found in SignatureDef: {signature}")
+    return RequestError(
+        StatusCode.UNIMPLEMENTED, f"{verb} is TensorFlow Serving's; this stand-in has it not."
+    )
