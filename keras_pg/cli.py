@@ -102,7 +102,15 @@ def _parser():
     export.set_defaults(run=_export)
 
     verify = commands.add_parser("verify", help="replay an exported policy's golden observations")
-    verify.add_argument("directory", type=pathlib.Path, help="a version, or the base of versions")
+    verify.add_argument(
+        "target",
+        metavar="DIR|URL",
+        help="a version, the base of versions, http://HOST:8501/v1/models/NAME or "
+        "grpc://HOST:8500/NAME",
+    )
+    verify.add_argument(
+        "--golden", type=pathlib.Path, metavar="DIR", help="for a URL: the exported policy"
+    )
     verify.set_defaults(run=_verify)
 
     serve = commands.add_parser(
@@ -261,7 +269,7 @@ def _export(options):
 
 
 def _verify(options):
-    return _print_report(saved_model.verify(options.directory))
+    return _print_report(saved_model.verify(options.target, golden=options.golden))
 
 
 def _serve(options):
@@ -286,7 +294,7 @@ def _print_report(report):
     differences = ", ".join(f"{k} {v:.2g}" for k, v in report["max_difference"].items())
     verdict = "verified" if report["equal"] else "DIFFERS FROM THE AGENT"
     print(
-        f"{report['directory']}: {verdict}; {report['rows']} golden observations, "
+        f"{report['target']}: {verdict}; {report['rows']} golden observations, "
         f"largest difference: {differences}; one observation takes "
         f"{1e6 * report['latency']['p50']:.0f} us (99th percentile "
         f"{1e6 * report['latency']['p99']:.0f} us)."

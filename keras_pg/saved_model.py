@@ -30,18 +30,17 @@ import json
 import pathlib
 import shutil
 import subprocess
+import sys
 import tempfile
-import time
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_pg import spaces, versions
+from keras_pg import remote, replay, spaces, versions
 from keras_pg._version import __version__
 from keras_pg.hyperparameters import check_count
 
-GOLDEN = "assets.extra/golden.npz"
 WARMUP = "assets.extra/tf_serving_warmup_requests"
 DESCRIPTION = versions.DESCRIPTION
 WARMUP_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -85,7 +84,8 @@ def export(agent, base, *, format="saved_model", value=False, labels=(), keep=No
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=base))
     try:
         _write(agent, temporary, format, value)
-        report, *_ = _compare(temporary)
+        observations, expected = replay.read_golden(temporary)
+        report = replay.compare(replay.runner(temporary)(observations), expected)
         if not report["equal"]:
             raise RuntimeError(f"The exported policy differs from the agent: {report}.")
         temporary.chmod(0o755)
@@ -122,7 +122,7 @@ def _write(agent, directory, format, value):
                 f"The policy was not exported: its {name} is NaN or infinite on some observations."
             )
     golden = {f"output_{name}": values for name, values in outputs.items()}
-    np.savez(directory / GOLDEN, observation=observations, **golden)
+    np.savez(directory / replay.GOLDEN, observation=observations, **golden)
     (directory / DESCRIPTION).write_text(json.dumps(_description(agent), indent=2) + "\n")
     rows = observations[:2].tolist()
     for form, name in (("instances", "request.json"), ("inputs", "request_columns.json")):
@@ -275,79 +275,55 @@ def _varint(number):
 # ------------------------------------------------------------------------------------ verifying
 
 
-def verify(directory, tolerance=1e-5):
-    """Replays the golden observations of an artefact and compares its answers with the agent's.
+def verify(target, *, golden=None, tolerance=1e-5):
+    """Replays the golden observations of an artefact and compares the answers with the agent's.
+
+    A directory is run in a process of its own, in which keras_pg is not imported.
 
     Args:
-        directory: a version directory, or a base directory, whose newest version is taken.
+        target: a version directory; a base directory, whose newest version is taken; or the URL of
+            a served policy, as `keras_pg.remote.connect` takes it.
+        golden: for a URL, the directory that was exported: a version, or a base directory, of which
+            the version is taken that the server answers with.
         tolerance: greatest absolute difference, plus that share of the value, that counts as equal.
 
     Returns:
-        {"directory", "rows", "max_difference": {output: float}, "equal": bool,
+        {"target", "rows", "max_difference": {output: float}, "equal": bool,
         "latency": {"p50", "p99"}, in seconds a call with one observation}.
 
     Raises:
-        FileNotFoundError: there is no artefact.
+        FileNotFoundError: there is no artefact, or not the version that is served.
+        ValueError: a URL without `golden`, or one of another kind.
+        ConnectionError: the server does not answer.
+        RuntimeError: the artefact cannot be run.
     """
-    directory = pathlib.Path(directory)
-    if not (directory / GOLDEN).exists() and (found := versions.paths(directory)):
-        directory = found[max(found)]
-    if not (directory / GOLDEN).exists():
-        raise FileNotFoundError(
-            f"No exported policy in {directory}: neither {GOLDEN} nor a version directory."
+    if "://" not in str(target):
+        directory = _version_directory(pathlib.Path(target))
+        return {"target": str(directory), **_replay_elsewhere(directory, tolerance)}
+    if golden is None:
+        raise ValueError(
+            f"Verifying {target} needs golden: the directory of the policy that is served there."
         )
-    report, run, observations = _compare(directory, tolerance)
-    return {**report, "latency": _latency(run, observations)}
+    run, version = remote.connect(target)
+    directory = _version_directory(pathlib.Path(golden), version)
+    return {"target": target, **replay.replay(run, directory, tolerance)}
 
 
-def _compare(directory, tolerance=1e-5):
-    """`verify`'s report without the latency, the policy as a function, and its observations."""
-    with np.load(directory / GOLDEN) as golden:
-        expected = {k.removeprefix("output_"): golden[k] for k in golden if k != "observation"}
-        observations = golden["observation"]
-    run = _runner(directory)
-    outputs = run(observations)
-    report = {
-        "directory": str(directory),
-        "rows": len(observations),
-        "max_difference": {
-            name: float(np.max(np.abs(outputs[name].astype(np.float64) - values)))
-            for name, values in expected.items()
-        },
-        "equal": all(
-            np.allclose(outputs[name], values, rtol=tolerance, atol=tolerance)
-            for name, values in expected.items()
-        ),
-    }
-    return report, run, observations
+def _version_directory(directory, version=None):
+    """The directory itself if it is an artefact, or else that version of it, or the newest."""
+    if not (directory / replay.GOLDEN).exists() and (found := versions.paths(directory)):
+        directory = found.get(max(found) if version is None else version, directory)
+    if not (directory / replay.GOLDEN).exists():
+        wanted = "version directory" if version is None else f"version {version}, which is served"
+        raise FileNotFoundError(
+            f"No exported policy in {directory}: neither {replay.GOLDEN} nor a {wanted}."
+        )
+    return directory
 
 
-def _latency(run, observations, calls=200):
-    """Percentiles of the seconds that a call with one observation takes."""
-    seconds = []
-    for i in range(calls):
-        observation = observations[i % len(observations)][None]
-        start = time.perf_counter()
-        run(observation)
-        seconds.append(time.perf_counter() - start)
-    return {"p50": float(np.percentile(seconds, 50)), "p99": float(np.percentile(seconds, 99))}
-
-
-def _runner(directory):
-    """A function from observations to the outputs of `serving_default`, as NumPy arrays."""
-    if (directory / "policy.tflite").exists():
-        from ai_edge_litert.interpreter import Interpreter
-
-        interpreter = Interpreter(str(directory / "policy.tflite"))
-        signature = interpreter.get_signature_runner("serving_default")
-        return lambda observations: signature(observation=observations)
-    loaded = tf.saved_model.load(str(directory))
-    function = loaded.signatures["serving_default"]
-
-    def run(observations):
-        # `loaded` is named here to keep it, and with it the variables, alive.
-        assert loaded is not None
-        outputs = function(observation=tf.constant(observations))
-        return {name: tensor.numpy() for name, tensor in outputs.items()}
-
-    return run
+def _replay_elsewhere(directory, tolerance):
+    command = [sys.executable, "-I", replay.__file__, str(directory), str(tolerance)]
+    process = subprocess.run(command, capture_output=True, text=True)
+    if process.returncode:
+        raise RuntimeError(f"{directory} cannot be run:\n{process.stderr.strip()[-2000:]}")
+    return json.loads(process.stdout.splitlines()[-1])

@@ -39,7 +39,7 @@ LAYERS = [
     {"advantages", "distributions"},
     {"returns", "normalization"},
     {"losses", "randomness", "trust_region"},
-    {"spaces", "versions", "_version", "hyperparameters"},
+    {"spaces", "versions", "_version", "hyperparameters", "remote", "replay"},
 ]
 MATHS = {
     *("advantages", "distributions", "losses", "normalization"),

@@ -19,7 +19,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 import keras_pg
 from environments import perturb, perturbed_agent
-from keras_pg import saved_model, spaces, versions
+from keras_pg import replay, saved_model, spaces, versions
 from policies import (
     BOUNDED,
     CARTPOLE,
@@ -635,7 +635,7 @@ def fail(*args, **kwargs):
 @pytest.mark.parametrize(
     ("owner", "name", "replacement", "error"),
     [
-        (saved_model, "_compare", lambda directory: ({"equal": False}, None, None), RuntimeError),
+        (replay, "compare", lambda outputs, expected: {"equal": False}, RuntimeError),
         (tf.saved_model, "save", fail, PermissionError),
         (saved_model, "_write_warmup", fail, PermissionError),
         (os, "fsync", fail, PermissionError),
@@ -689,7 +689,8 @@ def test_another_user_can_read_a_version(tmp_path, small_agent):
 
 def test_a_poller_never_sees_a_version_that_is_not_complete(tmp_path, small_agent, monkeypatch):
     # It takes half of the time and writes nothing.
-    monkeypatch.setattr(saved_model, "_compare", lambda directory: ({"equal": True}, None, None))
+    monkeypatch.setattr(replay, "runner", lambda directory: lambda observations: None)
+    monkeypatch.setattr(replay, "compare", lambda outputs, expected: {"equal": True})
     seen, incomplete, done = set(), [], threading.Event()
 
     def poll():
@@ -750,75 +751,6 @@ def test_the_example_requests_are_json_of_the_declared_types(name, exported):
         np.testing.assert_array_equal(
             np.array(request[form], space.dtype), golden["observation"][:2]
         )
-
-
-# ----------------------------------------------------------------------------------------- verify
-
-
-@pytest.mark.parametrize("name", POLICIES)
-def test_golden_rows_are_observations_with_the_agents_answers(name, exported):
-    agent, directory = exported(name)
-    golden = dict(np.load(directory / "assets.extra" / "golden.npz"))
-    observations = golden.pop("observation")
-    space = agent.actor.observation_space
-    assert len(observations) == 64 and observations.dtype == space.dtype
-    assert all(space.contains(observation) for observation in observations)
-    assert set(golden) == {"output_action"} | {f"output_{key}" for key in POLICIES[name][3]}
-    np.testing.assert_allclose(
-        golden["output_action"], agent.act(observations), rtol=1e-5, atol=1e-6
-    )
-
-    report = saved_model.verify(directory)
-    assert report["equal"] is True and report["rows"] == 64
-    assert report["directory"] == str(directory)
-    assert report["max_difference"].keys() == {key.removeprefix("output_") for key in golden}
-    assert 0.0 < report["latency"]["p50"] <= report["latency"]["p99"] < 1.0
-
-
-def test_golden_observations_differ_and_lie_in_the_space_wherever_it_lies(tmp_path):
-    # An air pressure in pascal.
-    pressures = Box(9e4, 1.1e5, (1,))
-    agent = perturbed_agent(pressures, Discrete(2), actor=keras_pg.mlp((2,), seed=0))
-    golden = np.load(agent.export(tmp_path) / "assets.extra" / "golden.npz")["observation"]
-    assert len(np.unique(golden)) == 64
-    assert all(pressures.contains(observation) for observation in golden)
-
-
-@pytest.mark.parametrize("output", ["action", "mean"])
-def test_verify_tells_of_an_answer_that_differs(output, exported, tmp_path):
-    _, directory = exported("clipped")
-    copy = shutil.copytree(directory, tmp_path / "1")
-    path = copy / "assets.extra" / "golden.npz"
-    golden = dict(np.load(path))
-    golden[f"output_{output}"][13, 1] += 0.25
-    np.savez(path, **golden)
-    report = saved_model.verify(copy)
-    assert report["equal"] is False
-    assert report["max_difference"].pop(output) == pytest.approx(0.25, abs=1e-5)
-    assert max(report["max_difference"].values()) < 1e-5
-
-
-def test_verify_tells_of_another_policy(exported, tmp_path):
-    # Of the same spaces.
-    copy = shutil.copytree(exported("clipped")[1], tmp_path / "1")
-    shutil.copy(exported("regularized")[1] / saved_model.GOLDEN, copy / saved_model.GOLDEN)
-    assert saved_model.verify(copy)["equal"] is False
-
-
-def test_verify_takes_the_newest_version_of_a_base_directory(tmp_path, small_agent):
-    for _ in range(2):
-        small_agent.export(tmp_path)
-    # 10 is newer than 2, though it comes before it as text.
-    os.rename(tmp_path / "1", tmp_path / "10")
-    (tmp_path / "99x").mkdir()
-    assert saved_model.verify(tmp_path)["directory"] == str(tmp_path / "10")
-    assert saved_model.verify(str(tmp_path / "2"))["directory"] == str(tmp_path / "2")
-
-
-def test_verify_of_a_directory_without_a_policy_says_so(tmp_path):
-    for directory in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(FileNotFoundError, match="No exported policy"):
-            saved_model.verify(directory)
 
 
 # ----------------------------------------------------------------------------------------- LiteRT
@@ -885,4 +817,4 @@ def assert_acts_as_the_agent(directory, agent):
         actions = np.concatenate([serve(observation=batch)["action"] for batch in batches])
         assert actions.dtype == expected.dtype
         np.testing.assert_allclose(actions, expected, rtol=0, atol=1e-5)
-    assert saved_model.verify(directory)["equal"] is True
+    assert replay.replay(replay.runner(directory), directory)["equal"] is True
