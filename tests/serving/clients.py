@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import socket
 
 import grpc
 import tensorflow as tf
@@ -11,6 +12,12 @@ from tensorflow_serving.apis import (
     predict_pb2,
     prediction_service_pb2_grpc,
 )
+
+
+def free_port():
+    """A port on which nobody listens now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
 
 
 def rest(server, path, body=None, method=None, headers=None):

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow_serving.apis import get_model_metadata_pb2, model_management_pb2, predict_pb2
 
-from clients import predict_request, rest, states, stubs
+from clients import free_port, predict_request, rest, states, stubs
 from keras_pg import versions
 from keras_pg.serving import config
 from keras_pg.serving.batching import BatchingParameters
@@ -204,11 +204,6 @@ def test_configuration_by_rpc(base):
 
 
 # --------------------------------------------------------------------------- the command line
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 @contextlib.contextmanager

@@ -1,0 +1,46 @@
+"""Asks a served policy for actions over gRPC.
+
+    python grpc_client.py 127.0.0.1:8500 cartpole [LABEL]
+
+Needs `tensorflow-serving-api`, which brings grpcio and TensorFlow.
+"""
+
+import sys
+
+import grpc
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+
+class GrpcPolicy:
+    """A served policy as a function of observations.
+
+    Args:
+        address: such as "127.0.0.1:8500".
+        name: the model's.
+        label: ask for the version with this label; the newest without.
+        dtype: of the observations, such as "float32" or "uint8"; the server takes no other than the
+            policy's.
+    """
+
+    def __init__(self, address, name, label=None, dtype="float32"):
+        self._stub = prediction_service_pb2_grpc.PredictionServiceStub(
+            grpc.insecure_channel(address)
+        )
+        self._name, self._label, self._dtype = name, label, dtype
+
+    def __call__(self, observations):
+        """The actions for a batch of observations, as an array."""
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = self._name
+        if self._label is not None:
+            request.model_spec.version_label = self._label
+        tensor = tf.make_tensor_proto(observations, self._dtype)
+        request.inputs["observation"].CopyFrom(tensor)
+        response = self._stub.Predict(request, timeout=10)
+        return tf.make_ndarray(response.outputs["action"])
+
+
+if __name__ == "__main__":
+    address, name, *label = sys.argv[1:]
+    print(GrpcPolicy(address, name, *label)([[0.0, 0.1, 0.02, -0.1]]))

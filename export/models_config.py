@@ -1,0 +1,84 @@
+"""TensorFlow Serving's `--model_config_file` for exported policies, with their labels.
+
+    python export/models_config.py policies/cartpole > models.config
+    python export/models_config.py policies/cartpole --label stable=2 > models.config
+
+Every version that is there is served. A label is a name for a version, such as "stable", by which
+clients ask for it; labels are kept in `labels.json` in the base directory, where
+`agent.export(labels=...)` writes them too, and `--label` changes them there.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+
+
+def main(arguments=None):
+    """Prints the configuration; exit code 2 for a base or a label that is none."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("base", nargs="+", type=pathlib.Path, help="directory of the versions")
+    parser.add_argument(
+        "--label", action="append", default=[], metavar="NAME=VERSION", help="of the one base"
+    )
+    parser.add_argument(
+        "--served-from",
+        metavar="DIR",
+        help="where the server finds the bases, such as /models in a container; default: here",
+    )
+    options = parser.parse_args(arguments)
+    if options.label and len(options.base) > 1:
+        parser.error("--label takes one base directory")
+    try:
+        for text in options.label:
+            set_label(options.base[0], *text.partition("=")[::2])
+        entries = [entry(base, options.served_from) for base in options.base]
+    except ValueError as error:
+        parser.error(str(error))
+    print("model_config_list {\n" + "\n".join(entries) + "\n}")
+
+
+def entry(base, served_from=None):
+    """The `config` of one base directory; its name is the directory's."""
+    base = base.resolve()
+    path = base if served_from is None else pathlib.PurePosixPath(served_from) / base.name
+    found = versions(base)
+    if not found:
+        raise ValueError(f"{base} has no version directory, such as {base}/1")
+    lines = [
+        f"name: {json.dumps(base.name)}",
+        f"base_path: {json.dumps(str(path))}",
+        'model_platform: "tensorflow"',
+        "model_version_policy { all {} }",
+    ]
+    for label, version in sorted(labels(base).items()):
+        if version not in found:
+            raise ValueError(f"label {label} is of version {version}, which {base} has not")
+        lines.append(f"version_labels {{ key: {json.dumps(label)} value: {version} }}")
+    return "  config {\n" + "".join(f"    {line}\n" for line in lines) + "  }"
+
+
+def versions(base):
+    """The numbers of the version directories."""
+    names = [path.name for path in base.iterdir() if path.is_dir()] if base.is_dir() else []
+    return {int(name) for name in names if name.isascii() and name.isdigit()}
+
+
+def labels(base):
+    """{label: version} of a base directory."""
+    path = base / "labels.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def set_label(base, label, version):
+    """Gives a version the label, which the version that had it loses."""
+    if not version.isdigit() or int(version) not in versions(base):
+        raise ValueError(f"--label takes NAME=VERSION of {sorted(versions(base))}, got {version!r}")
+    temporary = base / ".writing-labels.json"
+    temporary.write_text(json.dumps({**labels(base), label: int(version)}, indent=2) + "\n")
+    os.replace(temporary, base / "labels.json")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

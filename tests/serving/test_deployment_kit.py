@@ -1,0 +1,242 @@
+"""The kit in `export/`: its files are valid, and its README is true."""
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+import time
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from clients import free_port, rest, states
+from keras_pg import cli, versions
+from keras_pg.serving import command as serve_command
+from keras_pg.serving import config
+from keras_pg.serving.models import Models
+from keras_pg.serving.server import Server
+from recorded_models import save_doubling
+
+ROOT = pathlib.Path(__file__).parents[2]
+KIT = ROOT / "export"
+FLAGS_FILES = KIT / "docker-compose.yml", KIT / "kubernetes" / "deployment.yaml"
+
+
+def models_config(*arguments):
+    command = [sys.executable, KIT / "models_config.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+# --------------------------------------------------------------------------------------- files
+
+
+def test_nothing_of_the_kit_imports_keras_pg():
+    for path in KIT.rglob("*.py"):
+        assert not re.search(r"^\s*(import|from) keras", path.read_text(), re.MULTILINE), path
+
+
+def test_the_compose_file_follows_its_schema():
+    command = ["check-jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    check = pathlib.Path(sys.executable).with_name(command[0])
+    run = subprocess.run([check, *command[1:], FLAGS_FILES[0]], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout
+    services = yaml.safe_load(FLAGS_FILES[0].read_text())["services"]
+    mounts = [mount for service in services.values() for mount in service["volumes"]]
+    for source in (mount.split(":")[0] for mount in mounts if mount.startswith(".")):
+        assert (KIT / source).exists()
+
+
+def test_the_kubernetes_manifests_follow_their_schemas():
+    kustomization = yaml.safe_load((KIT / "kubernetes" / "kustomization.yaml").read_text())
+    paths = [KIT / "kubernetes" / name for name in kustomization["resources"]]
+    assert set(paths) == set((KIT / "kubernetes").glob("*.yaml")) - {
+        KIT / "kubernetes" / "kustomization.yaml"
+    }
+    for path in paths:
+        kubernetes_validate.validate(yaml.safe_load(path.read_text()), "1.32", strict=True)
+    (generator,) = kustomization["configMapGenerator"]
+    deployment = yaml.safe_load(FLAGS_FILES[1].read_text())["spec"]["template"]["spec"]
+    (container,) = deployment["containers"]
+    mounted = {f"/config/{name}" for name in generator["files"]}
+    assert mounted == {arg.partition("=")[2] for arg in container["args"] if "/config/" in arg}
+    for name in generator["files"]:
+        assert (KIT / "kubernetes" / name).exists()
+    # Readiness asks for the model that is configured.
+    text = (KIT / "kubernetes" / "models.config").read_text()
+    assert container["readinessProbe"]["httpGet"]["path"].split("/")[-1] in text
+
+
+@pytest.mark.parametrize("path", FLAGS_FILES, ids=lambda path: path.name)
+def test_flags_are_known(path):
+    document = yaml.safe_load(path.read_text())
+    if "services" in document:
+        flags = document["services"]["serving"]["command"]
+    else:
+        flags = document["spec"]["template"]["spec"]["containers"][0]["args"]
+    cli._parser().parse_args(["serve", *flags])
+
+
+@pytest.mark.parametrize("directory", ["config", "kubernetes"])
+def test_the_configuration_files_are_read(directory):
+    batching = config.read_batching(KIT / directory / "batching.config")
+    assert batching.max_batch_size == 64
+    assert batching.allowed_batch_sizes == (1, 2, 4, 8, 16, 32, 64)
+    path = config.read_monitoring(KIT / directory / "monitoring.config")
+    assert path == "/monitoring/prometheus/metrics"
+    prometheus = yaml.safe_load((KIT / "config" / "prometheus.yml").read_text())
+    (job,) = prometheus["scrape_configs"]
+    assert job["metrics_path"] == path
+    (model,) = config.read_models(KIT / "kubernetes" / "models.config")
+    assert model.name == "cartpole"
+
+
+# ------------------------------------------------------------------------------ models_config
+
+
+def test_the_configuration_of_bases_with_labels(tmp_path):
+    for name in ("a", "b"):
+        for version in (1, 12):
+            (tmp_path / name / str(version)).mkdir(parents=True)
+    versions.label(tmp_path / "a", tmp_path / "a" / "12", ["canary"])
+    run = models_config(tmp_path / "a", "--label", "stable=1")
+    (tmp_path / "models.config").write_text(run.stdout)
+    (model,) = config.read_models(tmp_path / "models.config")
+    assert (model.name, model.base_path) == ("a", tmp_path / "a")
+    assert model.labels == {"canary": 12, "stable": 1} == versions.labels(tmp_path / "a")
+    run = models_config(tmp_path / "a", tmp_path / "b", "--served-from", "/models")
+    (tmp_path / "models.config").write_text(run.stdout)
+    a, b = config.read_models(tmp_path / "models.config")
+    assert [str(a.base_path), str(b.base_path)] == ["/models/a", "/models/b"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["empty"], "has no version directory"),
+        (["absent"], "has no version directory"),
+        (["base", "--label", "stable=3"], "--label takes NAME=VERSION of [1], got '3'"),
+        (["base", "--label", "stable"], "--label takes NAME=VERSION of [1], got ''"),
+        (["base", "empty", "--label", "stable=1"], "--label takes one base directory"),
+    ],
+)
+def test_what_cannot_be_configured_is_refused(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base" / "1").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    run = models_config(*arguments)
+    assert run.returncode == 2 and message in run.stderr and not run.stdout
+    assert not (tmp_path / "base" / "labels.json").exists()
+
+
+def test_a_label_of_a_version_that_has_gone_is_refused(tmp_path):
+    (tmp_path / "base" / "1").mkdir(parents=True)
+    (tmp_path / "base" / "labels.json").write_text('{"stable": 7}')
+    run = models_config(tmp_path / "base")
+    assert run.returncode == 2 and "label stable is of version 7" in run.stderr
+
+
+def test_labels_move_and_go_back_on_a_running_server(tmp_path):
+    base, file = tmp_path / "policy", tmp_path / "models.config"
+    for version in (1, 2):
+        save_doubling(base / str(version), factor=float(version))
+    file.write_text(models_config(base, "--label", "stable=1").stdout)
+    models = Models(config.read_models(file))
+
+    def reload():
+        models.configure(config.read_models(file))
+
+    with Server(
+        models, port=None, rest_api_port=0, poll_seconds=0.05, before_poll=reload
+    ) as server:
+        assert states(server) == {1: "AVAILABLE", 2: "AVAILABLE"}
+        for version in (1, 2, 1):
+            written = models_config(base, "--label", f"stable={version}").stdout
+            file.with_suffix(".new").write_text(written)
+            os.replace(file.with_suffix(".new"), file)
+            expected = 200, {"predictions": [[1.0 * version, 0.0]]}
+            deadline = time.monotonic() + 20
+            path = "/v1/models/policy/labels/stable:predict"
+            while rest(server, path, {"instances": [[1.0, 0.0]]}) != expected:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+
+
+# -------------------------------------------------------------------------------------- README
+
+
+def commands():
+    """The commands of README's blocks, in order."""
+    blocks = re.findall(r"```bash\n(.*?)```", (KIT / "README.md").read_text(), re.DOTALL)
+    return [line for block in blocks for line in block.strip().splitlines()]
+
+
+# Their tools need a daemon, or are built and run by test_loader.py.
+ELSEWHERE = "docker", "kubectl", "POLICIES=", "export/loader", "./savedmodel_run"
+
+
+def test_every_command_of_readme_runs(exported, tmp_path, monkeypatch):
+    agent, _ = exported("cartpole")
+    agent.save(tmp_path / "agent.keras")
+    (tmp_path / "export").symlink_to(KIT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(KIT / "clients")
+    outputs, server = {}, None
+    with contextlib.ExitStack() as stack:
+        ports = {"8500": free_port(), "8501": free_port()}
+        for command in commands():
+            if command.startswith(ELSEWHERE):
+                continue
+            for written, port in ports.items():
+                command = command.replace(written, str(port))
+            if command.startswith("keras-pg serve"):
+                flags = [*command.split()[1:], f"--port={ports['8500']}"]
+                flags.append(f"--rest_api_port={ports['8501']}")
+                options = cli._parser().parse_args(flags)
+                server = stack.enter_context(serve_command.make_server(options))
+                continue
+            outputs[command] = in_this_process(command, monkeypatch)
+            if "models_config" in command and server is not None:
+                for label, version in versions.labels(tmp_path / "policies" / "cartpole").items():
+                    wait_for_label(server, "cartpole", label, version)
+    answers = [json.loads(v) for k, v in outputs.items() if k.startswith("curl -d")]
+    assert len(answers) == 3 and all("error" not in answer for answer in answers)
+    assert sum("verified" in output for output in outputs.values()) == 3
+    assert any(":tensorflow:serving:request_count" in output for output in outputs.values())
+    assert versions.labels(tmp_path / "policies" / "cartpole") == {"stable": 1, "canary": 2}
+
+
+def in_this_process(command, monkeypatch):
+    """What a command prints; programs in Python are run here, for importing takes seconds."""
+    command, _, file = command.partition(" > ")
+    program, *arguments = shlex.split(command)
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        if program == "curl":
+            run = subprocess.run([program, "-s", *arguments], capture_output=True, check=True)
+            print(run.stdout.decode())
+        elif program == "keras-pg":
+            assert cli.main(arguments) == 0
+        else:
+            assert program == "python"
+            monkeypatch.setattr(sys, "argv", arguments)
+            with contextlib.suppress(SystemExit):
+                runpy.run_path(arguments[0], run_name="__main__")
+    if file:
+        pathlib.Path(file).write_text(output.getvalue())
+    return output.getvalue()
+
+
+def wait_for_label(server, name, label, version):
+    """Until the server gives the label to that version."""
+    deadline = time.monotonic() + 20
+    path = f"/v1/models/{name}/labels/{label}/metadata"
+    while rest(server, path)[1].get("model_spec", {}).get("version") != str(version):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
