@@ -21,6 +21,9 @@ class GrpcPolicy:
         label: ask for the version with this label; the newest without.
         dtype: of the observations, such as "float32" or "uint8"; the server takes no other than the
             policy's.
+
+    Attributes:
+        version: which answered last.
     """
 
     def __init__(self, address, name, label=None, dtype="float32"):
@@ -28,6 +31,7 @@ class GrpcPolicy:
             grpc.insecure_channel(address)
         )
         self._name, self._label, self._dtype = name, label, dtype
+        self.version = None
 
     def __call__(self, observations):
         """The actions for a batch of observations, as an array."""
@@ -38,6 +42,7 @@ class GrpcPolicy:
         tensor = tf.make_tensor_proto(observations, self._dtype)
         request.inputs["observation"].CopyFrom(tensor)
         response = self._stub.Predict(request, timeout=10)
+        self.version = response.model_spec.version.value
         return tf.make_ndarray(response.outputs["action"])
 
 

@@ -40,7 +40,7 @@ class Servable:
         self._callables = {}
         self._lock = threading.Lock()
         try:
-            with graph.as_default():
+            with graph.as_default(), _without_deprecations():
                 meta_graph = tf.compat.v1.saved_model.load(self._session, ["serve"], str(directory))
         except tf.errors.OpError as error:
             raise from_tensorflow(error) from None

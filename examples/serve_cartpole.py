@@ -1,0 +1,65 @@
+"""Serve a policy, play with it over REST and gRPC, and replace it by a better one meanwhile.
+
+Needs the extra `keras_pg[serve]`. The server speaks TensorFlow Serving's protocols; for
+production start that instead, on the same directory (export/README.md).
+"""
+
+import pathlib
+import subprocess
+import sys
+import threading
+
+import gymnasium
+import numpy as np
+
+import keras_pg
+
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "export" / "clients"))
+from grpc_client import GrpcPolicy
+from play import play
+from rest_client import RestPolicy
+
+agent = keras_pg.PPO(seed=0)
+agent.fit("CartPole-v1", total_timesteps=8_000)
+agent.export("policies/cartpole")
+
+server = subprocess.Popen(
+    [sys.executable, "-m", "keras_pg", "serve", "policies/cartpole"], stdout=subprocess.PIPE
+)
+print(server.stdout.readline().decode(), server.stdout.readline().decode())  # it is ready
+
+env = gymnasium.make("CartPole-v1")
+over_rest = RestPolicy("http://127.0.0.1:8501", "cartpole")
+over_grpc = GrpcPolicy("127.0.0.1:8500", "cartpole")
+evaluated = agent.evaluate("CartPole-v1", episodes=20, num_envs=20, seed=0, verbose=0)
+print("agent.evaluate:", evaluated["episode_return"])
+for protocol, policy in (("REST", over_rest), ("gRPC", over_grpc)):
+    returns = play(policy, env, episodes=20, seed=0)
+    print(f"over {protocol}:     ", np.mean(returns))
+    assert np.isclose(np.mean(returns), evaluated["episode_return"])
+
+# One thread goes on playing, while this one trains on and exports again.
+played, stop = [], threading.Event()
+
+
+def keep_playing():
+    """Plays episodes, and notes which version played each."""
+    while not stop.is_set():
+        total = play(over_grpc, env, episodes=1, seed=len(played))[0]
+        played.append((over_grpc.version, total))
+
+
+player = threading.Thread(target=keep_playing)
+player.start()
+agent.fit("CartPole-v1", total_timesteps=60_000)
+agent.export("policies/cartpole")
+while not played or played[-1][0] == 1:  # until an episode ends with the new version
+    player.join(0.1)
+player.join(1)
+stop.set()
+player.join()
+server.terminate()
+server.wait()
+for version in sorted({version for version, _ in played}):
+    returns = [total for number, total in played if number == version]
+    print(f"version {version}: {len(returns)} episodes, mean return {np.mean(returns):.0f}")
