@@ -487,7 +487,8 @@ def table(results):
         samples = memory["resident_mb"]
         lines += [
             f"Resident memory over {memory['requests']:,} requests: {samples[0]} MB after the "
-            f"first twentieth, {statistics.median(samples):.1f} in the middle, {samples[-1]} at the end.",
+            f"first twentieth, {statistics.median(samples):.1f} in the middle, {samples[-1]} at "
+            "the end.",
             "",
         ]
     for name, title in (("faults", "Faults"), ("fuzz", "Fuzzed requests")):

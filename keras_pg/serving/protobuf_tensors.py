@@ -1,6 +1,7 @@
 """`TensorProto` messages to NumPy arrays and back."""
 
-import numpy as np
+import math
+
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 
@@ -34,7 +35,7 @@ def read(proto, name):
         sizes = [dim.size for dim in proto.tensor_shape.dim]
         if proto.tensor_shape.unknown_rank or min(sizes, default=0) < 0:
             raise ValueError
-        if np.prod(sizes, dtype=np.float64) > MAX_ELEMENTS:
+        if math.prod(sizes) > MAX_ELEMENTS:
             raise ValueError
         return tf.make_ndarray(proto)
     except (ValueError, TypeError, KeyError):

@@ -149,17 +149,19 @@ def _check_inputs(signature, inputs):
             f"len({{{','.join(sorted(inputs))}}}) != len({{{','.join(sorted(expected))}}}). "
             f"Sent extra: {{{extra}}}. Missing but required: {{{missing}}}."
         )
-    for i, (name, info) in enumerate(sorted(expected.items())):
+    for name, info in expected.items():
         if name not in inputs:
             raise invalid(
                 f"Signature input alias: {name}(feed name: {info.name}) not found in request and "
                 "no default value provided. Inputs expected to be in the request "
                 f"{{{','.join(sorted(inputs))}}}, or default input alias set: "
             )
-        wanted, got = tf.as_dtype(info.dtype), protobuf_tensors.data_type(inputs[name])
-        if wanted != got:
-            wanted, got = protobuf_tensors.type_name(wanted), protobuf_tensors.type_name(got)
-            raise invalid(f"Expects arg[{i}] to be {wanted} but {got} is provided")
+        got = protobuf_tensors.data_type(inputs[name])
+        if info.dtype != got.as_datatype_enum:
+            wanted, got = map(protobuf_tensors.type_name, (tf.as_dtype(info.dtype), got))
+            raise invalid(
+                f"Expects arg[{sorted(expected).index(name)}] to be {wanted} but {got} is provided"
+            )
 
 
 def _check_filter(signature, output_filter):
