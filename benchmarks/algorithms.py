@@ -33,9 +33,8 @@ ALGORITHMS = {
     "grpo": "GRPO",
 }
 # TRPO with rl-zoo's settings: the settings file, and the return that is published: of one run by
-# rl-zoo, and for MuJoCo's of three (environments of version 3) by sb3-contrib. `max_kl` of those is
-# rl-zoo's target_kl times the actions' dimension, over which sb3-contrib takes a mean; `cg_damping`
-# should be multiplied too, and is not yet.
+# rl-zoo, and for MuJoCo's of three (environments of version 3) by sb3-contrib. Those have rl-zoo's
+# `max_kl` and `cg_damping` times the actions' dimension, over which sb3-contrib takes a mean.
 ZOO = {
     "CartPole-v1": ("trpo_zoo", 500),
     "Acrobot-v1": ("trpo", -83),

@@ -92,7 +92,7 @@ def _parser():
     export = commands.add_parser("export", help="export the policy of a saved agent")
     export.add_argument("agent", help="file written by agent.save or `train`")
     export.add_argument("directory", type=pathlib.Path, help="base of the versions")
-    export.add_argument("--format", choices=["saved_model", "litert"], default="saved_model")
+    export.add_argument("--format", choices=saved_model.FORMATS, default="saved_model")
     export.add_argument(
         "--label", action="append", default=[], metavar="NAME", help="of the version; repeatable"
     )

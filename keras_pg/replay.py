@@ -64,6 +64,14 @@ def runner(directory):
         interpreter = Interpreter(str(directory / "policy.tflite"))
         signature = interpreter.get_signature_runner("serving_default")
         return lambda observations: signature(observation=observations)
+    if (directory / "policy.onnx").exists():
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(directory / "policy.onnx"))
+        names = [output.name for output in session.get_outputs()]
+        return lambda observations: dict(
+            zip(names, session.run(names, {"observation": observations}))
+        )
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(directory))

@@ -5,6 +5,7 @@ version is written under a temporary name and renamed once, so a server sees all
 
     saved_model.pb, variables/    the policy (format "saved_model")
     policy.tflite                 the policy (format "litert")
+    policy.onnx                   the policy (format "onnx"), signature serving_default only
     assets.extra/
         golden.npz                    observations and the agent's actions, for `verify`
         policy.json                   spaces, algorithm, training steps, what `evaluate` last said
@@ -26,6 +27,7 @@ Signatures, every tensor with a leading batch dimension:
 
 import contextlib
 import copy
+import importlib.util
 import json
 import pathlib
 import shutil
@@ -43,6 +45,7 @@ from keras_pg.hyperparameters import check_count
 
 WARMUP = "assets.extra/tf_serving_warmup_requests"
 DESCRIPTION = versions.DESCRIPTION
+FORMATS = "saved_model", "litert", "onnx"
 WARMUP_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -52,8 +55,9 @@ def export(agent, base, *, format="saved_model", value=False, labels=(), keep=No
     Args:
         agent: a built agent.
         base: directory of the versions; made if need be.
-        format: "saved_model" for TensorFlow Serving, "litert" for devices.
-        value: include the critic, as signature `value`.
+        format: "saved_model" for TensorFlow Serving, "litert" for devices, "onnx" for ONNX
+            runtimes (extra `keras_pg[onnx]`), which has no signatures: it is `serving_default`.
+        value: include the critic, as signature `value`; not in ONNX.
         labels: names for this version, such as "stable", taken from the version that had them;
             `base/labels.json` holds them.
         keep: how many of the newest versions stay, and with them all that have a label; None
@@ -63,7 +67,9 @@ def export(agent, base, *, format="saved_model", value=False, labels=(), keep=No
         `pathlib.Path` of the new version directory.
 
     Raises:
-        ValueError: unknown format, a label that is no name, or `keep` is not a positive integer.
+        ValueError: unknown format, `value` with ONNX, a label that is no name, or `keep` is not a
+            positive integer.
+        ImportError: a package for the format is not installed.
         NotADirectoryError: `base` is a file.
         FloatingPointError: the policy's outputs are not finite.
         RuntimeError: the written policy does not give the agent's actions.
@@ -71,8 +77,12 @@ def export(agent, base, *, format="saved_model", value=False, labels=(), keep=No
     After an error nothing is left behind; but where only labelling or removing has failed, the new
     version is there.
     """
-    if format not in ("saved_model", "litert"):
-        raise ValueError(f'format must be "saved_model" or "litert", received {format!r}.')
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, received {format!r}.")
+    if format == "onnx":
+        if value:
+            raise ValueError("ONNX has no signatures, so no value=True beside the actions.")
+        _require_onnx()
     labels = versions.check_labels(labels)
     if keep is not None:
         check_count("keep", keep)
@@ -106,11 +116,14 @@ def export(agent, base, *, format="saved_model", value=False, labels=(), keep=No
 
 
 def _write(agent, directory, format, value):
-    module = _Policy(agent, value)
-    if format == "saved_model":
-        tf.saved_model.save(module, str(directory), signatures=module.endpoints)
+    if format == "onnx":
+        _write_onnx(agent, directory / "policy.onnx")
     else:
-        (directory / "policy.tflite").write_bytes(_litert(module))
+        module = _Policy(agent, value)
+        if format == "saved_model":
+            tf.saved_model.save(module, str(directory), signatures=module.endpoints)
+        else:
+            (directory / "policy.tflite").write_bytes(_litert(module))
     (directory / "assets.extra").mkdir(exist_ok=True)
     if format == "saved_model":
         _write_warmup(module, directory / WARMUP)
@@ -186,6 +199,32 @@ def _litert(module):
             directory, signature_keys=list(module.endpoints)
         )
         return converter.convert()
+
+
+class _Serving(keras.Model):
+    """`serving_default` as a Keras model, which is what Keras's exporters take."""
+
+    def __init__(self, agent):
+        super().__init__(name="policy")
+        self.agent = agent
+        self.built = True
+
+    def call(self, observation):
+        return self.agent.described_actions(observation)
+
+
+def _write_onnx(agent, path):
+    space = agent.actor.observation_space
+    signature = keras.InputSpec(space.dtype.name, (None, *space.shape), name="observation")
+    _Serving(agent).export(str(path), "onnx", input_signature=[signature], verbose=False)
+
+
+def _require_onnx():
+    for package in ("tf2onnx", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            raise ImportError(
+                f'format="onnx" needs {package}: pip install "keras_pg[onnx]".', name=package
+            )
 
 
 def _example_observations(space, count):

@@ -804,7 +804,8 @@ class Agent(keras.Model):
 
         Args:
             path: base directory; `path/1`, `path/2`, … are its versions.
-            format: "saved_model" for TensorFlow Serving, "litert" for devices.
+            format: "saved_model" for TensorFlow Serving, "litert" for devices, "onnx" for ONNX
+                runtimes (extra `keras_pg[onnx]`).
             value: include the critic, as signature `value`.
             labels: names for this version, such as "stable"; `path/labels.json` holds them.
             keep: remove all but this many of the newest versions, and those that have a label.

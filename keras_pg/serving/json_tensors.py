@@ -187,6 +187,20 @@ def _read_rows(instances, inputs):
             "instances is a plain list, but expecting list of objects as multiple input tensors "
             "required as per tensorinfo_map"
         )
+    try:
+        if not named:
+            return {name: _array(instances, info.dtype) for name, info in inputs.items()}
+        if all(_is_named(row) and row.keys() == inputs.keys() for row in instances):
+            return {
+                name: _array([row[name] for row in instances], info.dtype)
+                for name, info in inputs.items()
+            }
+    except RequestError:
+        pass  # Row by row it is known which one does not fit.
+    return _read_row_by_row(instances, inputs, named)
+
+
+def _read_row_by_row(instances, inputs, named):
     rows = {name: [] for name in inputs}
     for i, instance in enumerate(instances):
         if named != _is_named(instance):

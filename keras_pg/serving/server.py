@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from keras_pg.serving.metrics import Metrics
 from keras_pg.serving.rest import Application
-from keras_pg.serving.services import ModelService, PredictionService
+from keras_pg.serving.services import ModelService, PredictionService, RefuseWhatIsNoMessage
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +70,7 @@ class Server:
         if port is not None:
             self._grpc = grpc.server(
                 concurrent.futures.ThreadPoolExecutor(num_threads, "grpc"),
+                interceptors=[RefuseWhatIsNoMessage()],
                 maximum_concurrent_rpcs=max_connections,
                 options=[
                     ("grpc.max_receive_message_length", max_message_bytes),

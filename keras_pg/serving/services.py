@@ -3,7 +3,9 @@
 import functools
 import logging
 
+import grpc
 from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
 from grpc import StatusCode
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
@@ -36,6 +38,32 @@ def _call(method):
             context.abort(StatusCode.INTERNAL, "Internal error; the server's log has the cause.")
 
     return call
+
+
+class RefuseWhatIsNoMessage(grpc.ServerInterceptor):
+    """Answers bytes that cannot be parsed with INVALID_ARGUMENT.
+
+    grpcio itself would log a traceback and keep some 20 kB for each of them.
+    """
+
+    def intercept_service(self, continuation, handler_call_details):
+        """The handler of a call, with a parser that does not raise."""
+        handler = continuation(handler_call_details)
+        if handler is None or handler.unary_unary is None:
+            return handler
+
+        def parse(serialized):
+            try:
+                return handler.request_deserializer(serialized)
+            except DecodeError as error:
+                return error  # grpcio takes None for its own failure
+
+        def answer(request, context):
+            if isinstance(request, DecodeError):
+                context.abort(StatusCode.INVALID_ARGUMENT, "The request cannot be parsed.")
+            return handler.unary_unary(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(answer, parse, handler.response_serializer)
 
 
 def _cut(message):

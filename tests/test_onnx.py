@@ -1,0 +1,58 @@
+"""Policies in ONNX's runtime."""
+
+import importlib.util
+import os
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from keras_pg import replay, saved_model
+from policies import POLICIES, raw_observations
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_onnx_acts_as_the_agent_does(name, exported):
+    agent, version = exported(name, "onnx")
+    session = onnxruntime.InferenceSession(str(version / "policy.onnx"))
+    (declared,) = session.get_inputs()
+    outputs = [output.name for output in session.get_outputs()]
+    assert declared.name == "observation"
+    assert set(outputs) == {"action", *POLICIES[name][3]}
+    observations = raw_observations(agent.actor.observation_space, 200)
+    expected = {k: v.numpy() for k, v in agent.described_actions(observations).items()}
+    for size in (1, 7, 200):
+        batches = [observations[i : i + size] for i in range(0, 200, size)]
+        rows = [session.run(outputs, {"observation": batch}) for batch in batches]
+        for output, parts in zip(outputs, zip(*rows)):
+            values = np.concatenate(parts)
+            assert values.dtype == expected[output].dtype
+            np.testing.assert_allclose(values, expected[output], rtol=1e-5, atol=1e-5)
+
+
+def test_golden_observations_are_replayed_in_onnx(exported):
+    _, version = exported("clipped", "onnx")
+    assert sorted(os.listdir(version)) == ["assets.extra", "policy.onnx"]
+    report = replay.replay(replay.runner(version), version)
+    assert report["equal"] is True and report["latency"]["p50"] < 1.0
+    assert saved_model.verify(version)["equal"] is True
+
+
+@pytest.mark.parametrize("package", ["tf2onnx", "onnxruntime"])
+def test_a_missing_package_is_named_before_anything_is_written(
+    package, exported, tmp_path, monkeypatch
+):
+    agent, _ = exported("clipped")
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == package else find_spec(name)
+    )
+    with pytest.raises(ImportError, match=rf"needs {package}: pip install \"keras_pg\[onnx\]\""):
+        agent.export(tmp_path / "policy", format="onnx")
+    assert not os.listdir(tmp_path)
+
+
+def test_value_has_no_place_in_onnx(exported, tmp_path):
+    agent, _ = exported("clipped")
+    with pytest.raises(ValueError, match="ONNX has no signatures"):
+        agent.export(tmp_path, format="onnx", value=True)
