@@ -1,7 +1,7 @@
 """TensorFlow Serving's `--model_config_file` for exported policies, with their labels.
 
-    python export/models_config.py policies/cartpole > models.config
-    python export/models_config.py policies/cartpole --label stable=2 > models.config
+    python export/models_config.py policies/cartpole --output models.config
+    python export/models_config.py policies/cartpole --label stable=2 --output models.config
 
 Every version that is there is served. A label is a name for a version, such as "stable", by which
 clients ask for it; labels are kept in `labels.json` in the base directory, where
@@ -16,11 +16,14 @@ import sys
 
 
 def main(arguments=None):
-    """Prints the configuration; exit code 2 for a base or a label that is none."""
+    """Writes the configuration; exit code 2 for a base or a label that is none."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("base", nargs="+", type=pathlib.Path, help="directory of the versions")
     parser.add_argument(
         "--label", action="append", default=[], metavar="NAME=VERSION", help="of the one base"
+    )
+    parser.add_argument(
+        "--output", type=pathlib.Path, metavar="FILE", help="replaced at once; default: printed"
     )
     parser.add_argument(
         "--served-from",
@@ -36,7 +39,11 @@ def main(arguments=None):
         entries = [entry(base, options.served_from) for base in options.base]
     except ValueError as error:
         parser.error(str(error))
-    print("model_config_list {\n" + "\n".join(entries) + "\n}")
+    config = "model_config_list {\n" + "\n".join(entries) + "\n}\n"
+    if options.output is None:
+        print(config, end="")
+    else:
+        replace(options.output, config)
 
 
 def entry(base, served_from=None):
@@ -75,9 +82,16 @@ def set_label(base, label, version):
     """Gives a version the label, which the version that had it loses."""
     if not version.isdigit() or int(version) not in versions(base):
         raise ValueError(f"--label takes NAME=VERSION of {sorted(versions(base))}, got {version!r}")
-    temporary = base / ".writing-labels.json"
-    temporary.write_text(json.dumps({**labels(base), label: int(version)}, indent=2) + "\n")
-    os.replace(temporary, base / "labels.json")
+    replace(
+        base / "labels.json", json.dumps({**labels(base), label: int(version)}, indent=2) + "\n"
+    )
+
+
+def replace(path, text):
+    """Writes a file that a server may be reading."""
+    temporary = path.with_name(f".writing-{path.name}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
 
 
 if __name__ == "__main__":

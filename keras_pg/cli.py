@@ -135,6 +135,8 @@ def _parser():
         ("--enable_batching", False),
         ("--enable_model_warmup", True),
         ("--rest_api_enable_cors_support", False),
+        # A label of a version that is not loaded yet never stops this server.
+        ("--allow_version_labels_for_unavailable_models", True),
     ):
         serve.add_argument(flag, nargs="?", type=_boolean, const=True, default=default)
     serve.set_defaults(run=_serve)
@@ -279,15 +281,14 @@ def _serve(options):
         raise ImportError(
             f"`keras-pg serve` needs {error.name}: pip install 'keras_pg[serve]'."
         ) from error
-    server = command.make_server(options)
-    stopping = threading.Event()
-    for signal_ in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signal_, lambda *_: stopping.set())
-    with server:
-        for line in command.addresses(options, server):
-            print(line, flush=True)
-        stopping.wait()
-    return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with command.make_server(options) as server:
+            for line in command.addresses(server):
+                print(line, flush=True)
+            threading.Event().wait()
+    except KeyboardInterrupt:
+        return 0
 
 
 def _print_report(report):

@@ -46,10 +46,15 @@ def _connect_rest(url):
             raise ConnectionError(f"{url} answers {response.status_code}: {answer.get('error')}")
         return answer
 
-    def run(observations):
-        return ask("POST", ":predict", json={"inputs": observations.tolist()})["outputs"]
+    version = int(ask("GET", "/metadata")["model_spec"]["version"])
+    # From here on that version, whatever is loaded meanwhile.
+    of_version = f"/versions/{version}:predict"
+    url = re.sub("/(versions|labels)/[^/]+$", "", url)
 
-    return run, int(ask("GET", "/metadata")["model_spec"]["version"])
+    def run(observations):
+        return ask("POST", of_version, json={"inputs": observations.tolist()})["outputs"]
+
+    return run, version
 
 
 def _connect_grpc(match):
@@ -69,11 +74,11 @@ def _connect_grpc(match):
     channel = grpc.insecure_channel(match["address"])
     stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
 
-    def ask(call, request):
+    def ask(call, request, version=None):
         request.model_spec.name = match["name"]
-        if match["version"]:
-            request.model_spec.version.value = int(match["version"])
-        if match["label"]:
+        if version := version or match["version"]:
+            request.model_spec.version.value = int(version)
+        elif match["label"]:
             request.model_spec.version_label = match["label"]
         try:
             return call(request, timeout=TIMEOUT)
@@ -85,8 +90,9 @@ def _connect_grpc(match):
     def run(observations):
         request = predict_pb2.PredictRequest()
         request.inputs["observation"].CopyFrom(tf.make_tensor_proto(np.asarray(observations)))
-        outputs = ask(stub.Predict, request).outputs
+        outputs = ask(stub.Predict, request, version).outputs
         return {name: tf.make_ndarray(tensor) for name, tensor in outputs.items()}
 
     request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
-    return run, ask(stub.GetModelMetadata, request).model_spec.version.value
+    version = ask(stub.GetModelMetadata, request).model_spec.version.value
+    return run, version

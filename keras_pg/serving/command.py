@@ -39,6 +39,8 @@ def make_server(options):
         poll_seconds=options.file_system_poll_wait_seconds,
         before_poll=_reload(models, read_models, options.model_config_file_poll_wait_seconds),
         metrics_path=None if monitoring is None else config.read_monitoring(monitoring),
+        # A request that waits for its batch keeps a thread.
+        num_threads=8 if batching is None else 64,
         cors=options.rest_api_enable_cors_support,
     )
 
@@ -70,10 +72,10 @@ def _reload(models, read_models, seconds):
     return reload
 
 
-def addresses(options, server):
+def addresses(server):
     """Lines that tell where the models are served."""
     for name in server.models.names():
-        if options.rest_api_port:
-            yield f"REST  http://{options.host}:{server.rest_api_port}/v1/models/{name}"
-        if options.port:
-            yield f"gRPC  {options.host}:{server.port}, model {name}"
+        if server.rest_api_port is not None:
+            yield f"REST  http://{server.host}:{server.rest_api_port}/v1/models/{name}"
+        if server.port is not None:
+            yield f"gRPC  {server.host}:{server.port}, model {name}"

@@ -15,10 +15,12 @@ def read_models(path):
     """The `Model`s of a `--model_config_file`.
 
     Raises:
-        ValueError: it is no `tensorflow.serving.ModelServerConfig`, or a model of it cannot be
-            served.
+        ValueError: it is no `tensorflow.serving.ModelServerConfig`, or it is empty, as a file that
+            is being written, or a model of it cannot be served.
     """
     config = _read(path, model_server_config_pb2.ModelServerConfig)
+    if config.WhichOneof("config") != "model_config_list":
+        raise ValueError(f"{path} has no model_config_list.")
     return [from_config(model) for model in config.model_config_list.config]
 
 

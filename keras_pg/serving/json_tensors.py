@@ -18,6 +18,7 @@ from keras_pg.serving.protobuf_tensors import type_name
 from keras_pg.serving.status import RequestError, invalid
 
 MAX_NESTING = 64
+MAX_TEXT = 4096  # characters of a document in an error message
 _FLOATS = ("float32", "float64")
 
 
@@ -33,7 +34,8 @@ _ACCEPTS = {
     "uint64": _integers(0, 2**64 - 1),
     "bool": lambda leaf: type(leaf) is bool,
 }
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
+# Possessive, or the states to come back to would take a hundred times the body's size.
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
 # ------------------------------------------------------------------------------------- documents
@@ -112,15 +114,33 @@ def signature_name(document):
     return name
 
 
-def _text(value, indent=0):
+def _text(value):
     """A JSON value for an error message: objects over several lines, lists on one."""
-    if isinstance(value, dict):
-        pad = " " * (indent + 4)
-        members = (f"{pad}{json.dumps(k)}: {_text(v, indent + 4)}" for k, v in value.items())
-        return "{\n" + ",\n".join(members) + "\n" + " " * indent + "}" if value else "{}"
-    if isinstance(value, list):
-        return "[" + ", ".join(_text(v, indent) for v in value) + "]"
-    return json.dumps(value, ensure_ascii=False)
+    text = ""
+    for piece in _pieces(value, 0):
+        text += piece
+        if len(text) > MAX_TEXT:
+            return text[:MAX_TEXT] + "...TRUNCATED"
+    return text
+
+
+def _pieces(value, indent):
+    if isinstance(value, dict) and value:
+        opening = "{\n"
+        for key, member in value.items():
+            yield f"{opening}{' ' * (indent + 4)}{json.dumps(key)}: "
+            yield from _pieces(member, indent + 4)
+            opening = ",\n"
+        yield "\n" + " " * indent + "}"
+    elif isinstance(value, list) and value:
+        opening = "["
+        for member in value:
+            yield opening
+            yield from _pieces(member, indent)
+            opening = ", "
+        yield "]"
+    else:
+        yield json.dumps(value[:MAX_TEXT] if isinstance(value, str) else value, ensure_ascii=False)
 
 
 def _type(value):
@@ -181,28 +201,41 @@ def _read_columns(value, inputs):
 
 
 def _read_rows(instances, inputs):
-    named = _is_named(instances[0])
     if not isinstance(instances[0], dict) and len(inputs) > 1:
         raise invalid(
             "instances is a plain list, but expecting list of objects as multiple input tensors "
             "required as per tensorinfo_map"
         )
+    arrays = _read_fitting_rows(instances, inputs)
+    if arrays is None:
+        # Which row does not fit, and why? Most are passed over many at a time.
+        start, step = 0, 1024
+        while _read_fitting_rows([instances[0], *instances[start : start + step]], inputs):
+            start += step
+        _check_rows(instances, inputs, start)
+    return arrays
+
+
+def _read_fitting_rows(instances, inputs):
+    """{name: array} if all rows fit, or else None."""
     try:
-        if not named:
+        if not _is_named(instances[0]):
             return {name: _array(instances, info.dtype) for name, info in inputs.items()}
-        if all(_is_named(row) and row.keys() == inputs.keys() for row in instances):
-            return {
-                name: _array([row[name] for row in instances], info.dtype)
-                for name, info in inputs.items()
-            }
+        if any(not _is_named(row) or row.keys() != inputs.keys() for row in instances):
+            return None
+        return {
+            name: _array([row[name] for row in instances], info.dtype)
+            for name, info in inputs.items()
+        }
     except RequestError:
-        pass  # Row by row it is known which one does not fit.
-    return _read_row_by_row(instances, inputs, named)
+        return None
 
 
-def _read_row_by_row(instances, inputs, named):
-    rows = {name: [] for name in inputs}
-    for i, instance in enumerate(instances):
+def _check_rows(instances, inputs, start):
+    """Raises for the first row from `start` on that does not fit."""
+    named = _is_named(instances[0])
+    first = {}
+    for i, instance in [(0, instances[0]), *enumerate(instances[start:], start)]:
         if named != _is_named(instance):
             expected, got = ("object", "list") if named else ("value/list", "object")
             raise invalid(f"Expecting {expected} but got {got} at item {i} of input list")
@@ -212,30 +245,27 @@ def _read_row_by_row(instances, inputs, named):
                 if name not in inputs:
                     raise invalid(f"JSON object: does not have named input: {name}")
                 row = _array(value, inputs[name].dtype)
-                _check_like(row, rows[name])
+                _check_like(row, first.setdefault(name, row))
             except RequestError as error:
                 key = f" key: {name}" if named else ""
                 raise invalid(
                     f"Failed to process element: {i}{key} of 'instances' list. Error: "
                     f"{error.code.name}: {error.message}"
                 ) from None
-            rows[name].append(row)
-        if set(items) != set(inputs):
+        if items.keys() != inputs.keys():
             raise invalid(
                 f"Failed to process element: {i} of 'instances' list. JSON object: "
                 f"{_text(instance)} keys must be equal to: {','.join(sorted(inputs))}"
             )
-    return {name: np.stack(arrays) for name, arrays in rows.items()}
 
 
-def _check_like(row, rows):
+def _check_like(row, first):
     """Raises where a row has another size or shape than the first."""
-    if not rows or rows[0].shape == row.shape:
-        return
-    if rows[0].size != row.size:
-        raise invalid(f"Expecting tensor size: {rows[0].size} but got: {row.size}")
-    expected, got = (f"[{','.join(map(str, array.shape))}]" for array in (rows[0], row))
-    raise invalid(f"Expecting shape {expected} but got: {got}")
+    if row.size != first.size:
+        raise invalid(f"Expecting tensor size: {first.size} but got: {row.size}")
+    if row.shape != first.shape:
+        expected, got = (f"[{','.join(map(str, array.shape))}]" for array in (first, row))
+        raise invalid(f"Expecting shape {expected} but got: {got}")
 
 
 def _is_named(instance):
@@ -405,8 +435,7 @@ def _nested(name, array):
     """An array as nested lists of what `json` writes as TensorFlow Serving would."""
     kind = array.dtype.name
     if kind in _FLOATS:
-        digits = 9 if kind == "float32" else 17
-        leaves = [_shortened(v, digits) for v in array.ravel()]
+        leaves = _shortened(array.ravel(), digits=9 if kind == "float32" else 17)
     elif kind in _ACCEPTS:
         return array.tolist()
     elif array.dtype.kind in "OS":
@@ -420,10 +449,12 @@ def _nested(name, array):
     return nested.reshape(array.shape).tolist()
 
 
-def _shortened(value, digits):
-    """The number that six digits give, or where that is another, that so many digits give."""
-    short = float(f"{value:.6g}")
-    return short if type(value)(short) == value else float(f"{value:.{digits}g}")
+def _shortened(values, digits):
+    """The numbers that six digits give, or where those are others, that so many digits give."""
+    exact = values.tolist()
+    short = [float(f"{value:.6g}") for value in exact]
+    same = np.array(short).astype(values.dtype) == values
+    return [s if ok else float(f"{e:.{digits}g}") for s, e, ok in zip(short, exact, same)]
 
 
 def _as_base64(value):

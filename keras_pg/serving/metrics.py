@@ -20,10 +20,14 @@ class Metrics:
     `:tensorflow:serving:request_count{model_name, status}` counts predict requests, and
     `:tensorflow:serving:request_latency{model_name, API, entrypoint}` is a histogram of their
     microseconds, from the body read to the body written; `API` is Predict, Classify or Regress, and
-    `entrypoint` REST or GRPC.
+    `entrypoint` REST or GRPC. `model_name` is empty where no model of that name is configured.
+
+    Args:
+        models: `Models`.
     """
 
-    def __init__(self):
+    def __init__(self, models):
+        self._models = models
         self._registry = CollectorRegistry()
         self._latency = Histogram(
             ":tensorflow:serving:request_latency",
@@ -38,20 +42,19 @@ class Metrics:
     @contextlib.contextmanager
     def request(self, model_name, entrypoint, api):
         """Counts what is done within as one request, failed if it raises."""
+        # A metric for every name that somebody makes up would fill the memory.
+        model_name = model_name if model_name in self._models.names() else ""
         start = time.perf_counter()
-        status, known = "OK", True
+        status = "OK"
         try:
             yield
         except RequestError as error:
-            # A metric for every name that somebody asks for could fill the memory.
-            known = not error.message.startswith("Servable not found")
             status = error.code.name
             raise
         except BaseException:
             status = "INTERNAL"
             raise
         finally:
-            model_name = model_name if known else ""
             self._count.add(model_name, status)
             microseconds = 1e6 * (time.perf_counter() - start)
             self._latency.labels(model_name, api, entrypoint).observe(microseconds)

@@ -98,6 +98,14 @@ class _Version:
     retry_at: float = 0.0
 
 
+@dataclasses.dataclass(frozen=True)
+class _Served:
+    """What requests see of a model: replaced as a whole, never changed."""
+
+    servables: dict = dataclasses.field(default_factory=dict)  # by version, of those available
+    labels: dict = dataclasses.field(default_factory=dict)
+
+
 class Models:
     """The models that are served.
 
@@ -118,7 +126,7 @@ class Models:
         self._polling = threading.Lock()
         self._models = {}
         self._versions = {}
-        self._labels = {}
+        self._served = {}
         self.configure(models)
 
     # -------------------------------------------------------------------------------- requests
@@ -129,22 +137,17 @@ class Models:
         Raises:
             RequestError: there is none such.
         """
-        available = {
-            number: entry.servable
-            for number, entry in self._versions.get(name, {}).items()
-            if entry.state == State.AVAILABLE
-        }
+        served = self._served.get(name, _Served())
         if label:
-            labels = self._labels.get(name, {})
-            if label not in labels:
+            if label not in served.labels:
                 raise invalid(f"Unrecognized servable version label: {label}")
-            version = labels[label]
-        if version is None and available:
-            version = max(available)
-        if version not in available:
+            version = served.labels[label]
+        if version is None and served.servables:
+            version = max(served.servables)
+        if version not in served.servables:
             wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
             raise RequestError(StatusCode.NOT_FOUND, f"Servable not found for request: {wanted}")
-        return version, available[version]
+        return version, served.servables[version]
 
     def status(self, name, version=None):
         """[(version, state, error or None)], the largest version first, also of ended ones.
@@ -184,9 +187,10 @@ class Models:
     def poll(self):
         """Looks once at all base paths, and loads and unloads what has changed."""
         with self._polling:
-            for name in [*self._versions, *self._models]:
+            for name in {**self._versions, **self._models}:
                 model = self._models.get(name)
                 if model is None:
+                    self._served[name] = _Served()
                     self._unload(name, keep=set())
                     continue
                 try:
@@ -195,44 +199,57 @@ class Models:
                     _log.warning("Model %s stays as it is: %s", name, error)
 
     def _poll_model(self, model, labels):
-        entries = self._versions.setdefault(model.name, {})
+        if not model.base_path.is_dir():  # away for a moment, perhaps: nothing is let go
+            raise FileNotFoundError(f"there is no directory {model.base_path}")
         available = versions.paths(model.base_path)
         wanted = model.policy(available, labels)
+        entries = self._versions.get(model.name, {})
+        for number, entry in entries.items():
+            if entry.state == State.END and number not in available:
+                entry.error = None  # another version of this number is tried anew
         for number in sorted(wanted):
             entry = entries.get(number)
             if entry is None or (entry.state == State.END and entry.error is None):
-                # Readers may be going over the dictionary: it is replaced, not changed.
+                # Others may be going over the dictionary: it is replaced, not changed.
                 entry = _Version()
                 entries = self._versions[model.name] = {**entries, number: entry}
             if entry.state in (State.START, State.LOADING) and time.monotonic() >= entry.retry_at:
                 self._load(model, number, available[number], entry)
-        loaded = {n for n, entry in entries.items() if entry.state == State.AVAILABLE}
-        # A label moves when its new version has been loaded, and before its old one is let go.
-        labelled = {k: n for k, n in self._labels.get(model.name, {}).items() if n in loaded}
-        labelled = {k: n if n in loaded else labelled.get(k) for k, n in labels.items()}
-        self._labels[model.name] = {k: n for k, n in labelled.items() if n is not None}
-        if loaded & wanted or not wanted:
-            self._unload(model.name, keep=wanted | set(self._labels[model.name].values()))
+        servables = {n: e.servable for n, e in entries.items() if e.state == State.AVAILABLE}
+        # A label moves when its new version has been loaded; until then it stays where it was.
+        before = self._served.get(model.name, _Served()).labels
+        moved = {k: n if n in servables else before.get(k) for k, n in labels.items()}
+        moved = {k: n for k, n in moved.items() if n in servables}
+        keep = wanted | set(moved.values())
+        if servables.keys() & wanted or not wanted:
+            servables = {n: servable for n, servable in servables.items() if n in keep}
+        self._served[model.name] = _Served(servables, moved)
+        self._unload(model.name, keep=servables.keys() | wanted)
 
     def _load(self, model, number, path, entry):
         entry.state = State.LOADING
         try:
-            servable = Servable(path, **self._servable)
-        except RequestError as error:
+            entry.servable = Servable(path, **self._servable)
+        except Exception as error:
+            known = isinstance(error, RequestError)
+            code, message = (
+                (error.code, error.message) if known else (StatusCode.UNKNOWN, repr(error))
+            )
+            # A new one: that which was raised refers to all that was loaded.
+            entry.error = RequestError(code, message)
             entry.attempts += 1
-            entry.error = error
             entry.retry_at = time.monotonic() + self._load_retry_interval
             if entry.attempts > self._max_num_load_retries:
                 entry.state = State.END
-            _log.error("Model %s, version %s: %s", model.name, number, error.message)
+            _log.error("Model %s, version %s: %s", model.name, number, message)
             return
-        entry.servable, entry.error = servable, None
+        entry.error = None
         entry.state = State.AVAILABLE
         _log.info("Model %s, version %s: loaded", model.name, number)
 
     def _unload(self, name, keep):
         gone = False
-        for number, entry in self._versions[name].items():
+        for number, entry in self._versions.get(name, {}).items():
             if number not in keep and entry.state != State.END:
                 entry.state, entry.servable, entry.error = State.END, None, None
                 gone = True

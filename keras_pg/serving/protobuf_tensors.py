@@ -7,7 +7,8 @@ from tensorflow.core.framework import tensor_pb2
 
 from keras_pg.serving.status import invalid
 
-MAX_ELEMENTS = 2**26
+MAX_BYTES = 2**29
+MAX_DIMENSIONS = 254  # TensorFlow's
 # Fields of `TensorProto` for the values of a type; others are sent as `tensor_content`.
 _FIELDS = {
     "float32": "float_val",
@@ -24,22 +25,34 @@ _FIELDS = {
 }
 
 
-def read(proto, name):
-    """The array of a message; `name` is for the error of one that holds none.
+def read_all(protos):
+    """{name: array} of {name: message}.
 
     Raises:
-        RequestError: its values do not fill its shape, it has no known type, or it would be larger
-            than `MAX_ELEMENTS`, which a few bytes suffice to ask for.
+        RequestError: values do not fill a shape, a type is unknown, or all together would be larger
+            than `MAX_BYTES`, which a few bytes suffice to ask for.
     """
-    try:
-        sizes = [dim.size for dim in proto.tensor_shape.dim]
-        if proto.tensor_shape.unknown_rank or min(sizes, default=0) < 0:
-            raise ValueError
-        if math.prod(sizes) > MAX_ELEMENTS:
-            raise ValueError
-        return tf.make_ndarray(proto)
-    except (ValueError, TypeError, KeyError):
-        raise invalid(f"tensor parsing error: {name}") from None
+    arrays, size = {}, 0
+    for name, proto in protos.items():
+        try:
+            size += _bytes(proto)
+            if size > MAX_BYTES:
+                raise ValueError
+            arrays[name] = tf.make_ndarray(proto)
+        except (ValueError, TypeError, KeyError, OverflowError, MemoryError):
+            raise invalid(f"tensor parsing error: {name}") from None
+    return arrays
+
+
+def _bytes(proto):
+    """Size of the array that a message asks for."""
+    dimensions = proto.tensor_shape.dim
+    if proto.tensor_shape.unknown_rank or len(dimensions) > MAX_DIMENSIONS:
+        raise ValueError
+    sizes = [dimension.size for dimension in dimensions]
+    if min(sizes, default=0) < 0:
+        raise ValueError
+    return math.prod(sizes) * max(tf.as_dtype(proto.dtype).size or 0, 8)
 
 
 def write(array):

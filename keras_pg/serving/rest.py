@@ -183,7 +183,7 @@ class Application:
 def _wanted(match):
     """(name, version or None, label or None) of a path."""
     version = match["version"]
-    if version is not None and int(version) >= 2**63:
+    if version is not None and (len(version.lstrip("0")) > 19 or int(version) >= 2**63):
         raise _EmptyError
     label = match["label"]
     return (

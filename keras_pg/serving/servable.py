@@ -6,6 +6,7 @@ import pathlib
 import threading
 
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from grpc import StatusCode
 from tensorflow.core.protobuf import config_pb2
 from tensorflow_serving.apis import prediction_log_pb2
@@ -60,6 +61,10 @@ class Servable:
             )
         return self.signatures[name]
 
+    def check_names(self, signature_name, names):
+        """Raises a `RequestError` if there is no such signature, or its inputs have other names."""
+        _check_names(self.signature(signature_name), names)
+
     def predict(self, signature_name, inputs, output_filter=()):
         """Runs a signature.
 
@@ -75,11 +80,12 @@ class Servable:
             RequestError: with TensorFlow Serving's code and words.
         """
         signature = self.signature(signature_name)
-        _check_inputs(signature, inputs)
+        _check_names(signature, inputs)
+        _check_types(signature, inputs)
         fetched = _check_filter(signature, output_filter)
         key = (signature_name or "serving_default", tuple(fetched))
         if (error := self._errors.get(key[0])) is not None:
-            raise error
+            raise RequestError(error.code, error.message)  # its own traceback, not all of them
         run = functools.partial(self._run, key, signature)
         return run(inputs) if self._batcher is None else self._batcher(key, run, inputs)
 
@@ -116,12 +122,15 @@ class Servable:
                 self._replay(prediction_log_pb2.PredictionLog.FromString(record))
         except tf.errors.OpError as error:
             raise from_tensorflow(error) from None
+        except DecodeError:
+            message = f"{path} holds a record that is no PredictionLog"
+            raise RequestError(StatusCode.DATA_LOSS, message) from None
 
     def _replay(self, log):
         kind = log.WhichOneof("log_type")
         if kind == "predict_log":
             request = log.predict_log.request
-            inputs = {k: protobuf_tensors.read(v, k) for k, v in request.inputs.items()}
+            inputs = protobuf_tensors.read_all(request.inputs)
             self.predict(request.model_spec.signature_name, inputs, request.output_filter)
         elif kind is not None:
             raise RequestError(StatusCode.UNIMPLEMENTED, f"Unsupported log_type for warmup: {kind}")
@@ -139,29 +148,32 @@ def _without_deprecations():
         logger.setLevel(level)
 
 
-def _check_inputs(signature, inputs):
+def _check_names(signature, names):
     expected = signature.inputs
-    if len(inputs) != len(expected):
-        extra = ",".join(sorted(set(inputs) - set(expected)))
-        missing = ",".join(sorted(set(expected) - set(inputs)))
+    if len(names) != len(expected):
+        extra = ",".join(sorted(set(names) - set(expected)))
+        missing = ",".join(sorted(set(expected) - set(names)))
         raise invalid(
-            f"input size does not match signature: {len(inputs)}!={len(expected)} "
-            f"len({{{','.join(sorted(inputs))}}}) != len({{{','.join(sorted(expected))}}}). "
+            f"input size does not match signature: {len(names)}!={len(expected)} "
+            f"len({{{','.join(sorted(names))}}}) != len({{{','.join(sorted(expected))}}}). "
             f"Sent extra: {{{extra}}}. Missing but required: {{{missing}}}."
         )
     for name, info in expected.items():
-        if name not in inputs:
+        if name not in names:
             raise invalid(
                 f"Signature input alias: {name}(feed name: {info.name}) not found in request and "
                 "no default value provided. Inputs expected to be in the request "
-                f"{{{','.join(sorted(inputs))}}}, or default input alias set: "
+                f"{{{','.join(sorted(names))}}}, or default input alias set: "
             )
+
+
+def _check_types(signature, inputs):
+    for name, info in signature.inputs.items():
         got = protobuf_tensors.data_type(inputs[name])
         if info.dtype != got.as_datatype_enum:
             wanted, got = map(protobuf_tensors.type_name, (tf.as_dtype(info.dtype), got))
-            raise invalid(
-                f"Expects arg[{sorted(expected).index(name)}] to be {wanted} but {got} is provided"
-            )
+            position = sorted(signature.inputs).index(name)
+            raise invalid(f"Expects arg[{position}] to be {wanted} but {got} is provided")
 
 
 def _check_filter(signature, output_filter):

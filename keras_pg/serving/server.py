@@ -5,10 +5,11 @@ Production is TensorFlow Serving itself; what differs is listed in `docs/serving
 
 import asyncio
 import concurrent.futures
-import contextlib
+import functools
 import logging
 import socket
 import threading
+import time
 
 import grpc
 import uvicorn
@@ -19,6 +20,9 @@ from keras_pg.serving.metrics import Metrics
 from keras_pg.serving.rest import Application
 from keras_pg.serving.services import ModelService, PredictionService, RefuseWhatIsNoMessage
 
+GRACE = 30  # seconds
+MAX_CONNECTION_AGE = 300  # seconds
+MAX_HEAD_BYTES = 2**16
 _log = logging.getLogger(__name__)
 
 
@@ -30,14 +34,14 @@ class Server:
         host: address to listen on.
         port: of gRPC; 0 takes a free one, None serves no gRPC.
         rest_api_port: of REST; 0 takes a free one, None serves no REST.
-        poll_seconds: how often base paths are looked at.
+        poll_seconds: how often base paths are looked at; once, if not positive.
         before_poll: called before each look, such as to read a configuration file anew.
         metrics_path: path of REST with Prometheus metrics; None has none.
         num_threads: requests that are answered at once, for each of REST and gRPC.
         max_connections: connections, or calls under way, beyond which REST answers 503 and gRPC
             RESOURCE_EXHAUSTED.
         max_message_bytes: largest body or message.
-        request_seconds: how long a client may take to send an HTTP request.
+        request_seconds: how long a client may take to send an HTTP request, or to take an answer.
         cors: let pages of other origins call the REST API.
 
     Attributes:
@@ -61,61 +65,19 @@ class Server:
         cors=False,
     ):
         self.models = models
+        self.host = host
+        self.port = port
+        self.rest_api_port = rest_api_port
         self._poll_seconds = poll_seconds
         self._before_poll = before_poll
+        self._num_threads = num_threads
+        self._max_connections = max_connections
+        self._max_message_bytes = max_message_bytes
+        self._request_seconds = request_seconds
+        self._metrics = Metrics(models)
+        self._application = {"metrics_path": metrics_path, "cors": cors}
         self._stopping = threading.Event()
         self._threads = []
-        metrics = Metrics()
-        self._grpc = self._rest = None
-        if port is not None:
-            self._grpc = grpc.server(
-                concurrent.futures.ThreadPoolExecutor(num_threads, "grpc"),
-                interceptors=[RefuseWhatIsNoMessage()],
-                maximum_concurrent_rpcs=max_connections,
-                options=[
-                    ("grpc.max_receive_message_length", max_message_bytes),
-                    ("grpc.max_send_message_length", -1),
-                    ("grpc.so_reuseport", 0),
-                ],
-            )
-            prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-                PredictionService(models, metrics), self._grpc
-            )
-            model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-                ModelService(models), self._grpc
-            )
-            try:
-                self.port = self._grpc.add_insecure_port(f"{host}:{port}")
-            except RuntimeError as error:
-                raise OSError(f"Cannot listen on {host}:{port}: {error}") from None
-        if rest_api_port is not None:
-            self._executor = concurrent.futures.ThreadPoolExecutor(num_threads, "rest")
-            self._socket = socket.create_server((host, rest_api_port), backlog=max_connections)
-            # asyncio does it for sockets of its own making only; without it answers wait 40 ms.
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.rest_api_port = self._socket.getsockname()[1]
-            application = Application(
-                models,
-                metrics,
-                self._executor,
-                max_body_bytes=max_message_bytes,
-                metrics_path=metrics_path,
-                cors=cors,
-            )
-            self._rest = uvicorn.Server(
-                uvicorn.Config(
-                    application,
-                    http=_protocol(request_seconds),
-                    ws="none",
-                    lifespan="off",
-                    interface="asgi3",
-                    access_log=False,
-                    log_config=None,
-                    server_header=False,
-                    limit_concurrency=max_connections,
-                    timeout_graceful_shutdown=30,
-                )
-            )
 
     def __enter__(self):
         self.start()
@@ -129,6 +91,7 @@ class Server:
 
         Raises:
             RuntimeError: versions cannot be loaded, after all attempts.
+            OSError: a port is taken.
         """
         self._poll()
         while missing := self.models.unavailable():
@@ -138,77 +101,184 @@ class Server:
                     f"become available: {failed}"
                 )
             _log.warning("Waiting for models: %s", missing)
-            self._stopping.wait(self._poll_seconds)
+            time.sleep(max(self._poll_seconds, 0.01))
             self._poll()
-        self._start(self._poll_until_stopped)
-        if self._grpc is not None:
-            self._grpc.start()
-        if self._rest is not None:
-            self._start(self._serve_rest)
-            while not self._rest.started and self._threads[-1].is_alive():
-                self._stopping.wait(0.01)
+        started = concurrent.futures.Future()
+        self._threads = [threading.Thread(target=asyncio.run, args=(self._serve(started),))]
+        if self._poll_seconds > 0:
+            self._threads.append(threading.Thread(target=self._poll_until_stopped))
+        for thread in self._threads:
+            thread.daemon = True
+            thread.start()
+        try:
+            self._stop_serving = started.result()
+        except BaseException:
+            self._stopping.set()
+            raise
 
-    def stop(self, grace=30.0):
+    def stop(self):
         """Takes no more requests, and ends when those under way are answered.
 
-        Args:
-            grace: seconds after which they are cut off.
+        Those that take longer than `GRACE` seconds are cut off.
         """
-        self._stopping.set()
-        if self._grpc is not None:
-            self._grpc.stop(grace).wait()
-        if self._rest is not None:
-            self._rest.should_exit = True
+        if not self._stopping.is_set():
+            self._stopping.set()
+            self._stop_serving()
         for thread in self._threads:
             thread.join()
-        if self._rest is not None:
-            self._executor.shutdown()
-            self._socket.close()
 
-    def _start(self, target):
-        thread = threading.Thread(target=target, daemon=True)
-        thread.start()
-        self._threads.append(thread)
+    async def _serve(self, started):
+        """Answers on both ports until the function is called that it gives to `started`."""
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+        # A call has a thread from its first byte on: one that never sends the rest must not keep
+        # others waiting. How many are answered at once `PredictionService` limits.
+        with (
+            concurrent.futures.ThreadPoolExecutor(self._max_connections, "grpc") as grpc_pool,
+            concurrent.futures.ThreadPoolExecutor(self._num_threads, "rest") as rest_pool,
+        ):
+            try:
+                grpc_server = None if self.port is None else self._start_grpc(grpc_pool)
+                rest = None if self.rest_api_port is None else await self._start_rest(rest_pool)
+            except BaseException as error:
+                started.set_exception(error)
+                return
+            started.set_result(functools.partial(loop.call_soon_threadsafe, stop.set))
+            await stop.wait()
+            if rest is not None:
+                rest[0].should_exit = True
+            if grpc_server is not None:
+                await asyncio.to_thread(grpc_server.stop(GRACE).wait)
+            if rest is not None:
+                await rest[1]
 
-    def _serve_rest(self):
-        self._rest.run(sockets=[self._socket])
+    def _start_grpc(self, pool):
+        server = grpc.server(
+            pool,
+            interceptors=[RefuseWhatIsNoMessage()],
+            maximum_concurrent_rpcs=self._max_connections,
+            options=[
+                ("grpc.max_receive_message_length", self._max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 0),
+                # Ends calls that never send their message; other clients connect anew unawares.
+                ("grpc.max_connection_age_ms", 1000 * MAX_CONNECTION_AGE),
+                ("grpc.max_connection_age_grace_ms", 1000 * GRACE),
+            ],
+        )
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
+            PredictionService(self.models, self._metrics, self._num_threads), server
+        )
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self.models), server)
+        try:
+            self.port = server.add_insecure_port(f"{self.host}:{self.port}")
+        except RuntimeError as error:
+            raise OSError(f"Cannot listen on {self.host}:{self.port}: {error}") from None
+        server.start()
+        return server
+
+    async def _start_rest(self, pool):
+        try:
+            listener = socket.create_server((self.host, self.rest_api_port))
+        except OSError as error:
+            address = f"{self.host}:{self.rest_api_port}"
+            raise OSError(f"Cannot listen on {address}: {error}") from None
+        # asyncio does it for sockets of its own making only; without it answers wait 40 ms.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.rest_api_port = listener.getsockname()[1]
+        application = Application(
+            self.models,
+            self._metrics,
+            pool,
+            max_body_bytes=self._max_message_bytes,
+            **self._application,
+        )
+        server = uvicorn.Server(
+            uvicorn.Config(
+                application,
+                http=_protocol(self._request_seconds),
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                backlog=self._max_connections,
+                limit_concurrency=self._max_connections,
+                timeout_graceful_shutdown=GRACE,
+            )
+        )
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        while not server.started:
+            await asyncio.sleep(0.01)
+        return server, serving
 
     def _poll_until_stopped(self):
         while not self._stopping.wait(self._poll_seconds):
             self._poll()
 
     def _poll(self):
-        try:
-            if self._before_poll is not None:
-                self._before_poll()
-            self.models.poll()
-        except Exception:  # the versions that are loaded are to go on serving
-            _log.exception("Looking for new versions failed")
+        # Whatever fails: the versions that are loaded are to go on serving.
+        for step in (self._before_poll, self.models.poll):
+            try:
+                if step is not None:
+                    step()
+            except Exception as error:
+                _log.error("Looking for new versions: %s", error)
 
 
 def _protocol(seconds):
-    """Uvicorn's HTTP protocol, that closes a connection whose request takes longer to come."""
+    """Uvicorn's HTTP protocol, less patient.
+
+    It closes a connection whose request takes longer to come, or whose answer takes longer to be
+    taken, and one whose head is larger than `MAX_HEAD_BYTES`.
+    """
 
     class Protocol(HttpToolsProtocol):
         def connection_made(self, transport):
+            self._timer = None
             super().connection_made(transport)
-            self._expect_request()
+            self._await_request()
+
+        def data_received(self, data):
+            super().data_received(data)
+            if self._in_head:
+                self._head_bytes += len(data)
+                if self._head_bytes > MAX_HEAD_BYTES:
+                    self.transport.abort()
 
         def on_message_begin(self):
             super().on_message_begin()
-            self._expect_request()
+            self._await_request()
+
+        def on_headers_complete(self):
+            self._in_head = False
+            super().on_headers_complete()
 
         def on_message_complete(self):
-            self._late.cancel()
+            self._limit_time(None)
             super().on_message_complete()
 
+        def pause_writing(self):
+            super().pause_writing()
+            self._limit_time(seconds)
+
+        def resume_writing(self):
+            self._limit_time(None)
+            super().resume_writing()
+
         def connection_lost(self, error):
-            self._late.cancel()
+            self._limit_time(None)
             super().connection_lost(error)
 
-        def _expect_request(self):
-            with contextlib.suppress(AttributeError):
-                self._late.cancel()
-            self._late = asyncio.get_running_loop().call_later(seconds, self.transport.close)
+        def _await_request(self):
+            self._in_head, self._head_bytes = True, 0
+            self._limit_time(seconds)
+
+        def _limit_time(self, seconds):
+            if self._timer is not None:
+                self._timer.cancel()
+            loop = asyncio.get_running_loop()
+            abort = self.transport.abort
+            self._timer = None if seconds is None else loop.call_later(seconds, abort)
 
     return Protocol

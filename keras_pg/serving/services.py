@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import threading
 
 import grpc
 from google.protobuf import any_pb2
@@ -74,19 +75,27 @@ def _cut(message):
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Predict and GetModelMetadata; the other verbs find no signature that is theirs."""
+    """Predict and GetModelMetadata; the other verbs find no signature that is theirs.
 
-    def __init__(self, models, metrics):
+    Args:
+        models: `Models`.
+        metrics: `Metrics`.
+        num_threads: predictions at once.
+    """
+
+    def __init__(self, models, metrics, num_threads):
         self._models = models
         self._metrics = metrics
+        self._slots = threading.BoundedSemaphore(num_threads)
 
     @_call
     def Predict(self, request):
         spec = _spec(request)
-        with self._metrics.request(spec.name, "GRPC", "Predict"):
+        with self._slots, self._metrics.request(spec.name, "GRPC", "Predict"):
             version, servable = self._models.find(*_wanted(spec))
-            servable.signature(spec.signature_name)
-            inputs = {k: protobuf_tensors.read(v, k) for k, v in request.inputs.items()}
+            # Names first: a tensor that nobody asked for may be large.
+            servable.check_names(spec.signature_name, request.inputs)
+            inputs = protobuf_tensors.read_all(request.inputs)
             outputs = servable.predict(spec.signature_name, inputs, list(request.output_filter))
             response = predict_pb2.PredictResponse()
             response.model_spec.name = spec.name
@@ -158,6 +167,8 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     @_call
     def HandleReloadConfigRequest(self, request):
         response = model_management_pb2.ReloadConfigResponse()
+        if request.config.WhichOneof("config") is None:
+            return response  # TensorFlow Serving takes no action for it either
         try:
             self._models.configure(map(from_config, request.config.model_config_list.config))
         except ValueError as error:

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import os
 import pathlib
 import re
 import runpy
@@ -157,9 +156,9 @@ def test_labels_move_and_go_back_on_a_running_server(tmp_path):
     ) as server:
         assert states(server) == {1: "AVAILABLE", 2: "AVAILABLE"}
         for version in (1, 2, 1):
-            written = models_config(base, "--label", f"stable={version}").stdout
-            file.with_suffix(".new").write_text(written)
-            os.replace(file.with_suffix(".new"), file)
+            models_config(base, "--label", f"stable={version}", "--output", file)
+            # A refused one leaves the file as it is.
+            assert models_config(base, "--label", "stable=9", "--output", file).returncode == 2
             expected = 200, {"predictions": [[1.0 * version, 0.0]]}
             deadline = time.monotonic() + 20
             path = "/v1/models/policy/labels/stable:predict"
@@ -214,7 +213,6 @@ def test_every_command_of_readme_runs(exported, tmp_path, monkeypatch):
 
 def in_this_process(command, monkeypatch):
     """What a command prints; programs in Python are run here, for importing takes seconds."""
-    command, _, file = command.partition(" > ")
     program, *arguments = shlex.split(command)
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
@@ -226,10 +224,10 @@ def in_this_process(command, monkeypatch):
         else:
             assert program == "python"
             monkeypatch.setattr(sys, "argv", arguments)
-            with contextlib.suppress(SystemExit):
+            try:
                 runpy.run_path(arguments[0], run_name="__main__")
-    if file:
-        pathlib.Path(file).write_text(output.getvalue())
+            except SystemExit as ended:
+                assert not ended.code, command
     return output.getvalue()
 
 

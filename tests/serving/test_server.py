@@ -160,7 +160,8 @@ def test_labels_of_exports_are_served_and_moved(base):
     publish(base, factor=3.0)
     versions.label(base, base / "1", ["stable"])
     stable = "/v1/models/policy/labels/stable:predict"
-    with serving(base, newest_and_labelled) as server:
+    polls = Polls()
+    with serving(base, newest_and_labelled, before_poll=polls) as server:
         assert states(server) == {2: "AVAILABLE", 1: "AVAILABLE"}
         assert rest(server, stable, ONE) == (200, {"predictions": [[2.0, 4.0]]})
         assert rest(server, PREDICT, ONE) == (200, {"predictions": [[3.0, 6.0]]})
@@ -168,11 +169,131 @@ def test_labels_of_exports_are_served_and_moved(base):
         eventually(lambda: states(server) == {2: "AVAILABLE", 1: "END"})
         assert rest(server, stable, ONE) == (200, {"predictions": [[3.0, 6.0]]})
         versions.label(base, base / "7", ["stable"])  # no such version: the label stays
-        time.sleep(0.3)
+        polls.wait()
         assert rest(server, stable, ONE) == (200, {"predictions": [[3.0, 6.0]]})
         (base / versions.LABELS).write_text("{")  # half written: the server goes on as it was
-        time.sleep(0.3)
+        polls.wait()
         assert rest(server, stable, ONE) == (200, {"predictions": [[3.0, 6.0]]})
+
+
+def test_a_base_directory_that_is_away_for_a_moment_takes_nothing_down(base):
+    polls = Polls()
+    with serving(base, before_poll=polls) as server:
+        os.rename(base, base.parent / "away")
+        polls.wait()
+        assert rest(server, PREDICT, ONE)[0] == 200
+        os.rename(base.parent / "away", base)
+        publish(base, factor=3.0)
+        eventually(lambda: states(server) == {2: "AVAILABLE", 1: "END"})
+
+
+class Polls:
+    """Counts the looks for new versions."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self):
+        self.count += 1
+
+    def wait(self):
+        """Until a look has begun and ended."""
+        before = self.count
+        eventually(lambda: self.count >= before + 3)
+
+
+def test_a_failed_version_is_tried_again_once_it_has_been_replaced(base):
+    with serving(base) as server:
+        (base / "2").mkdir()
+        eventually(lambda: states(server).get(2) == "END")
+        (base / "2").rmdir()
+        eventually(lambda: states(server) == {2: "END", 1: "AVAILABLE"})
+        polled = Polls()
+        server._before_poll = polled
+        polled.wait()
+        publish(base, factor=3.0)
+        eventually(lambda: states(server).get(2) == "AVAILABLE")
+
+
+def test_a_warmup_of_garbage_fails_its_version_and_no_other(base, tmp_path):
+    save_doubling(tmp_path / "other" / "1")
+    (tmp_path / "other" / "1" / "assets.extra").mkdir()
+    path = tmp_path / "other" / "1" / "assets.extra" / "tf_serving_warmup_requests"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        writer.write(b"\xff\xff")
+    models = [Model("other", tmp_path / "other", latest()), Model("policy", base, latest())]
+    retries = {"max_num_load_retries": 0, "load_retry_interval": 0.0}
+    loaded = Models(models, **retries)
+    loaded.poll()
+    assert loaded.given_up().keys() == {"other"}
+    ((_, _, error),) = loaded.status("other")
+    assert error.code == grpc.StatusCode.DATA_LOSS and "no PredictionLog" in error.message
+    assert loaded.find("policy")[0] == 1
+
+
+def test_no_request_falls_between_two_versions(base, monkeypatch):
+    from keras_pg.serving import models
+
+    class Instant:
+        def __init__(self, path):
+            self.number = int(path.name)
+
+    monkeypatch.setattr(models, "Servable", Instant)
+    served = Models([Model("policy", base, newest_and_labelled)])
+    versions.label(base, base / "1", ["stable"])
+    served.poll()
+    stop = threading.Event()
+
+    def keep_finding():
+        count = 0
+        while not stop.is_set():
+            for label in (None, "stable"):
+                version, servable = served.find("policy", label=label)
+                assert servable.number == version
+            count += 1
+        return count
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        readers = [pool.submit(keep_finding) for _ in range(4)]
+        for number in range(2, 12):
+            (base / str(number)).mkdir()
+            versions.label(base, base / str(number), ["stable"])
+            served.poll()
+        stop.set()
+        assert all(reader.result() > 0 for reader in readers)
+
+
+def test_a_refused_request_is_not_kept_by_its_error(tmp_path):
+    from keras_pg.serving.servable import Servable
+    from keras_pg.serving.status import RequestError
+
+    module = tf.Module()
+    compiled = tf.function(tf.tanh, jit_compile=True)
+    module.f = tf.function(
+        lambda x: {"y": compiled(x)}, input_signature=[tf.TensorSpec([None], tf.float32, "x")]
+    )
+    tf.saved_model.save(module, str(tmp_path), signatures={"serving_default": module.f})
+    servable = Servable(tmp_path)
+    for _ in range(2):
+        with pytest.raises(RequestError, match="XLA compilation disabled"):
+            servable.predict("", {"x": np.zeros(1, np.float32)})
+    assert servable._errors["serving_default"].__traceback__ is None
+
+
+def test_an_empty_configuration_changes_nothing(base, tmp_path):
+    file = tmp_path / "models.config"
+    file.write_text("")
+    with pytest.raises(ValueError, match="has no model_config_list"):
+        config.read_models(file)
+    with serving(base) as server, stubs(server) as (_, models):
+        empty = model_management_pb2.ReloadConfigRequest()
+        assert models.HandleReloadConfigRequest(empty, timeout=30).status.error_code == 0
+        assert states(server) == {1: "AVAILABLE"}
+
+
+def test_without_a_poll_interval_versions_are_looked_for_once(base):
+    with serving(base, poll_seconds=0) as server:
+        assert len(server._threads) == 1 and states(server) == {1: "AVAILABLE"}
 
 
 def test_a_model_that_cannot_start_ends_the_server(base):
@@ -280,6 +401,13 @@ def test_after_a_kill_the_same_command_serves_again(base):
             assert server.stdout.readline().startswith("REST")
             assert rest(server, PREDICT, ONE) == (200, {"predictions": [[2.0, 4.0]]})
             server.kill()
+
+
+def test_it_can_be_stopped_while_it_waits_for_a_version(tmp_path):
+    with command(tmp_path) as server:
+        assert any("Waiting for models" in line for line in iter(server.stderr.readline, ""))
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=30) == 0
 
 
 @pytest.mark.parametrize(
@@ -509,6 +637,90 @@ def test_a_tensor_that_would_be_huge_is_refused(small_server):
         assert error.value.details() == "tensor parsing error: x"
 
 
+def test_tensors_that_cannot_be_read_are_refused_at_once(small_server):
+    deep = predict_request("policy", x=np.float32([[1, 2]]))
+    deep.inputs["x"].tensor_shape.Clear()
+    for _ in range(300):
+        deep.inputs["x"].tensor_shape.dim.add(size=2**62)
+    wide = predict_request("policy", x=np.uint8([[1, 2]]))
+    wide.inputs["x"].tensor_content = b""
+    wide.inputs["x"].int_val.append(300)
+    for request in (deep, wide):
+        with stubs(small_server) as (service, _), pytest.raises(grpc.RpcError) as error:
+            service.Predict(request, timeout=30)
+        assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    # Of inputs that the signature has not, nothing is read.
+    stranger = predict_request("policy", x=np.float32([[1, 2]]), y=np.float32([1]))
+    stranger.inputs["y"].tensor_shape.dim[0].size = 2**40
+    with stubs(small_server) as (service, _), pytest.raises(grpc.RpcError) as error:
+        service.Predict(stranger, timeout=30)
+    assert "Sent extra: {y}" in error.value.details()
+
+
+def test_calls_that_never_send_their_message_keep_nobody_out(small_server):
+    never = threading.Event()
+
+    def nothing():
+        never.wait(20)
+        yield from ()
+
+    with contextlib.ExitStack() as stack:
+        for _ in range(12):
+            address = f"127.0.0.1:{small_server.port}"
+            channel = stack.enter_context(grpc.insecure_channel(address))
+            channel.stream_unary("/tensorflow.serving.PredictionService/Predict").future(nothing())
+        time.sleep(0.5)
+        with stubs(small_server) as (service, _):
+            service.Predict(predict_request("policy", x=np.float32([[1, 2]])), timeout=10)
+        never.set()
+
+
+def test_large_heads_are_cut_off(small_server):
+    with socket.create_connection(("127.0.0.1", small_server.rest_api_port)) as connection:
+        connection.sendall(b"GET /v1/models/policy HTTP/1.1\r\n")
+        with pytest.raises(OSError):
+            for i in range(10_000):
+                connection.sendall(b"X-%d: %s\r\n" % (i, b"x" * 1000))
+    assert still_serves(small_server)
+
+
+def test_a_version_of_many_digits_is_none(small_server):
+    for digits in (20, 5000):
+        path = f"/v1/models/policy/versions/{'9' * digits}:predict"
+        assert rest(small_server, path, ONE) == (400, "")
+    status, _ = rest(small_server, f"/v1/models/policy/versions/{'0' * 30}1:predict", ONE)
+    assert status == 200
+
+
+def test_a_client_that_does_not_take_its_answer_is_cut_off(tmp_path):
+    size = 16_000_000  # more than the buffers of both ends
+    module = tf.Module()
+    module.f = tf.function(
+        lambda x: {"y": tf.fill(tf.shape(x), "a" * size)},
+        input_signature=[tf.TensorSpec([None], tf.float32, "x")],
+    )
+    tf.saved_model.save(
+        module, str(tmp_path / "policy" / "1"), signatures={"serving_default": module.f}
+    )
+    head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: 15\r\n\r\n"
+    with serving(tmp_path / "policy", port=None, request_seconds=0.5) as server:
+        with socket.create_connection(("127.0.0.1", server.rest_api_port)) as connection:
+            connection.sendall(head.encode() + b'{"inputs": [1]}')
+            time.sleep(2)  # reading nothing
+            received = 0
+            with contextlib.suppress(OSError):
+                while chunk := connection.recv(2**20):
+                    received += len(chunk)
+        assert received < size
+        assert rest(server, "/v1/models/policy")[0] == 200
+
+
+def test_an_error_shows_no_more_than_the_beginning_of_a_large_document(small_server):
+    body = json.dumps({"instances": {"k": [{"a": 1}] * 900}})
+    status, answer = rest(small_server, PREDICT, body.encode())
+    assert status == 400 and len(answer["error"]) < 4500 and "...TRUNCATED" in answer["error"]
+
+
 def test_no_model_name_leaves_the_base_path(small_server):
     for name in ("..%2f..%2fetc", "%2e%2e", "policy%2f1", "policy%00"):
         status, answer = rest(small_server, f"/v1/models/{name}:predict", ONE)
@@ -592,15 +804,16 @@ def test_metrics_count_requests_and_time_them(base):
         for _ in range(3):
             rest(server, PREDICT, ONE)
         rest(server, PREDICT, {"instances": [["a"]]})
-        for i in range(5):
-            rest(server, f"/v1/models/unknown{i}:predict", ONE)
+        for i, body in enumerate([ONE, ONE, b"{", b"[]", {"signature_name": 1}]):
+            rest(server, f"/v1/models/unknown{i}:predict", body)
         service.Predict(predict_request("policy", x=np.float32([[1, 2]])), timeout=30)
         status, text = rest(server, "/metrics")
     assert status == 200
     count = ":tensorflow:serving:request_count"
     assert f'{count}{{model_name="policy",status="OK"}} 4.0' in text
     assert f'{count}{{model_name="policy",status="INVALID_ARGUMENT"}} 1.0' in text
-    assert f'{count}{{model_name="",status="NOT_FOUND"}} 5.0' in text
+    assert f'{count}{{model_name="",status="NOT_FOUND"}} 2.0' in text
+    assert "unknown" not in text
     latency = ":tensorflow:serving:request_latency_count"
     assert f'{latency}{{API="Predict",entrypoint="GRPC",model_name="policy"}} 1.0' in text
 
