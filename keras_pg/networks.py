@@ -63,7 +63,9 @@ class _Network(keras.Model):
         """
         if isinstance(self.observation_space, gymnasium.spaces.Discrete):
             index = tf.cast(observations, tf.int64) - int(self.observation_space.start)
-            x = tf.one_hot(tf.cast(index, tf.int32), int(self.observation_space.n))
+            # Not tf.one_hot: in ONNX that takes -1 for the last.
+            states = tf.range(int(self.observation_space.n), dtype=index.dtype)
+            x = tf.cast(tf.equal(index[:, None], states), tf.float32)
         else:
             x = tf.cast(observations, tf.float32)
         if self.normalization is not None:
