@@ -4,6 +4,7 @@ Needs the extra `keras_pg[serve]`. The server speaks TensorFlow Serving's protoc
 production start that instead, on the same directory (export/README.md).
 """
 
+import atexit
 import pathlib
 import subprocess
 import sys
@@ -26,6 +27,7 @@ agent.export("policies/cartpole")
 server = subprocess.Popen(
     [sys.executable, "-m", "keras_pg", "serve", "policies/cartpole"], stdout=subprocess.PIPE
 )
+atexit.register(server.terminate)
 print(server.stdout.readline().decode(), server.stdout.readline().decode())  # it is ready
 
 env = gymnasium.make("CartPole-v1")
@@ -59,7 +61,6 @@ player.join(1)
 stop.set()
 player.join()
 server.terminate()
-server.wait()
 for version in sorted({version for version, _ in played}):
     returns = [total for number, total in played if number == version]
     print(f"version {version}: {len(returns)} episodes, mean return {np.mean(returns):.0f}")

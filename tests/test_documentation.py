@@ -19,7 +19,8 @@ PAGES = sorted((ROOT / "docs" / "algorithms").glob("[a-z]*.md"))
 def short(tmp_path, monkeypatch):
     """An empty directory; agents that learn in Python, little and seldom.
 
-    `fit` has two small iterations of one gradient step each, `evaluate` two episodes.
+    `fit` has two small iterations of one gradient step each, `evaluate` two episodes, unless it is
+    given the number of environments.
     """
     fit, compile = keras_pg.Agent.fit, keras_pg.Agent.compile
     evaluate = keras_pg.Agent.evaluate
@@ -35,7 +36,9 @@ def short(tmp_path, monkeypatch):
         compile(agent, *arguments, **{**keyword_arguments, "run_eagerly": True})
 
     def short_evaluate(agent, env=None, episodes=2, **arguments):
-        return evaluate(agent, env, min(episodes, 2), **arguments)
+        return evaluate(
+            agent, env, episodes if "num_envs" in arguments else min(episodes, 2), **arguments
+        )
 
     statistics = keras_pg.diagnostics.gradient_statistics
 

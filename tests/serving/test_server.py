@@ -348,7 +348,7 @@ def command(*arguments, ports=None):
         process.communicate()
 
 
-def test_the_command_serves_a_configuration_file_and_curl_reads_it(base, tmp_path):
+def test_the_command_serves_a_configuration_file_and_after_a_kill_serves_again(base, tmp_path):
     publish(base, factor=3.0)
     file = tmp_path / "models.config"
     text = (
@@ -368,7 +368,8 @@ def test_the_command_serves_a_configuration_file_and_curl_reads_it(base, tmp_pat
         "--enable_batching=true",
         f"--batching_parameters_file={batching}",
     ]
-    with command(*flags) as server:
+    ports = free_port(), free_port()
+    with command(*flags, ports=ports) as server:
         address = f"http://127.0.0.1:{server.rest_api_port}/v1/models/policy"
         assert server.stdout.readline() == f"REST  {address}\n"
         assert server.stdout.readline() == f"gRPC  127.0.0.1:{server.port}, model policy\n"
@@ -389,25 +390,27 @@ def test_the_command_serves_a_configuration_file_and_curl_reads_it(base, tmp_pat
         assert "Task size 9 is larger than maximum input batch size 8" in curl(
             "-d", many, f"{address}:predict"
         )
+        server.kill()
+    # After that the same ports serve again, until they are asked to stop.
+    with command(base, ports=ports) as server:
+        assert server.stdout.readline().startswith("REST")
+        assert server.stdout.readline().startswith("gRPC")
+        assert rest(server, PREDICT, ONE) == (200, {"predictions": [[3.0, 6.0]]})
         server.send_signal(signal.SIGTERM)
         output, errors = server.communicate(timeout=30)
         assert server.returncode == 0 and output == "" and "Traceback" not in errors
 
 
-def test_after_a_kill_the_same_command_serves_again(base):
-    ports = free_port(), free_port()
-    for _ in range(2):
-        with command(base, ports=ports) as server:
-            assert server.stdout.readline().startswith("REST")
-            assert rest(server, PREDICT, ONE) == (200, {"predictions": [[2.0, 4.0]]})
-            server.kill()
+def test_it_can_be_stopped_while_it_waits_for_a_version(tmp_path, caplog):
+    from keras_pg import cli
 
-
-def test_it_can_be_stopped_while_it_waits_for_a_version(tmp_path):
-    with command(tmp_path) as server:
-        assert any("Waiting for models" in line for line in iter(server.stderr.readline, ""))
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(timeout=30) == 0
+    before = signal.getsignal(signal.SIGTERM)
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    try:
+        assert cli.main(["serve", str(tmp_path), "--port=0", "--rest_api_port=0"]) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "Waiting for models" in caplog.text
 
 
 @pytest.mark.parametrize(
