@@ -105,7 +105,7 @@ def test_verify_takes_the_newest_version_of_a_base_directory(tmp_path, small_age
 def test_what_cannot_be_run_is_told_with_its_error(exported, tmp_path):
     copy = shutil.copytree(exported("clipped", "litert")[1], tmp_path / "1")
     (copy / "policy.tflite").write_bytes(b"no flatbuffer")
-    with pytest.raises(RuntimeError, match=r"1 cannot be run:(.|\n)*flatbuffer"):
+    with pytest.raises(RuntimeError, match=r"1 cannot be run:(.|\n)*not a valid Flatbuffer"):
         saved_model.verify(copy)
 
 
