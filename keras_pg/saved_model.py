@@ -44,7 +44,6 @@ from keras_pg._version import __version__
 from keras_pg.hyperparameters import check_count
 
 WARMUP = "assets.extra/tf_serving_warmup_requests"
-DESCRIPTION = versions.DESCRIPTION
 FORMATS = "saved_model", "litert", "onnx"
 WARMUP_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -136,7 +135,7 @@ def _write(agent, directory, format, value):
             )
     golden = {f"output_{name}": values for name, values in outputs.items()}
     np.savez(directory / replay.GOLDEN, observation=observations, **golden)
-    (directory / DESCRIPTION).write_text(json.dumps(_description(agent), indent=2) + "\n")
+    (directory / versions.DESCRIPTION).write_text(json.dumps(_description(agent), indent=2) + "\n")
     rows = observations[:2].tolist()
     for form, name in (("instances", "request.json"), ("inputs", "request_columns.json")):
         (directory / "assets.extra" / name).write_text(json.dumps({form: rows}) + "\n")

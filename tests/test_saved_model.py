@@ -348,7 +348,7 @@ def test_the_description_names_spaces_training_and_versions(name, exported):
 def test_the_description_tells_of_the_commit_it_was_made_at(tmp_path, small_agent, monkeypatch):
     def described():
         version = small_agent.export(tmp_path / "p")
-        return json.loads((version / saved_model.DESCRIPTION).read_text())
+        return json.loads((version / versions.DESCRIPTION).read_text())
 
     def git(*arguments):
         identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]

@@ -132,7 +132,7 @@ class Batcher:
         for array in outputs.values():
             if array.ndim == 0:
                 raise invalid("Batched output tensor has 0 dimensions")
-            if len(array) != max(size, batch.rows):
+            if len(array) != size:
                 raise invalid(
                     "Batched output tensor's 0th dimension does not equal the sum of the 0th "
                     "dimension sizes of the input tensors"

@@ -149,9 +149,9 @@ class Application:
         name = json_tensors.signature_name(document)
         if verb != "predict":
             json_tensors.check_examples(document)
-            _, servable = self._models.find(*wanted)
-            raise services.no_examples(servable, verb, name)
         _, servable = self._models.find(*wanted)
+        if verb != "predict":
+            raise services.no_examples(servable, verb, name)
         key = name or "serving_default"
         if key not in servable.signatures:
             raise invalid(f'Serving signature name: "{key}" not found in signature def')

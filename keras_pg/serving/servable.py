@@ -11,11 +11,11 @@ from grpc import StatusCode
 from tensorflow.core.protobuf import config_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
+from keras_pg.saved_model import WARMUP
 from keras_pg.serving import protobuf_tensors
 from keras_pg.serving.batching import Batcher
 from keras_pg.serving.status import RequestError, from_tensorflow, invalid
 
-WARMUP = "assets.extra/tf_serving_warmup_requests"
 MAX_WARMUP_RECORDS = 1000
 _PYTHON_OPS = ("PyFunc", "PyFuncStateless", "EagerPyFunc")
 
@@ -61,9 +61,13 @@ class Servable:
             )
         return self.signatures[name]
 
-    def check_names(self, signature_name, names):
-        """Raises a `RequestError` if there is no such signature, or its inputs have other names."""
-        _check_names(self.signature(signature_name), names)
+    def answer(self, request):
+        """The outputs {name: array} for a `PredictRequest`; raises as `predict` does."""
+        name = request.model_spec.signature_name
+        # Names first: a tensor that nobody asked for may be large.
+        _check_names(self.signature(name), request.inputs)
+        inputs = protobuf_tensors.read_all(request.inputs)
+        return self.predict(name, inputs, list(request.output_filter))
 
     def predict(self, signature_name, inputs, output_filter=()):
         """Runs a signature.
@@ -129,9 +133,7 @@ class Servable:
     def _replay(self, log):
         kind = log.WhichOneof("log_type")
         if kind == "predict_log":
-            request = log.predict_log.request
-            inputs = protobuf_tensors.read_all(request.inputs)
-            self.predict(request.model_spec.signature_name, inputs, request.output_filter)
+            self.answer(log.predict_log.request)
         elif kind is not None:
             raise RequestError(StatusCode.UNIMPLEMENTED, f"Unsupported log_type for warmup: {kind}")
 

@@ -93,10 +93,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         spec = _spec(request)
         with self._slots, self._metrics.request(spec.name, "GRPC", "Predict"):
             version, servable = self._models.find(*_wanted(spec))
-            # Names first: a tensor that nobody asked for may be large.
-            servable.check_names(spec.signature_name, request.inputs)
-            inputs = protobuf_tensors.read_all(request.inputs)
-            outputs = servable.predict(spec.signature_name, inputs, list(request.output_filter))
+            outputs = servable.answer(request)
             response = predict_pb2.PredictResponse()
             response.model_spec.name = spec.name
             response.model_spec.version.value = version
