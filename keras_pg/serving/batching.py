@@ -123,8 +123,11 @@ class Batcher:
             inputs = requests[0]
         else:
             inputs = {k: np.concatenate([request[k] for request in requests]) for k in requests[0]}
-        size = next((s for s in self.parameters.allowed_batch_sizes if s >= batch.rows), batch.rows)
-        if batch.rows and size > batch.rows:
+        size = batch.rows
+        if size:  # A batch without rows has none that could be copied.
+            sizes = self.parameters.allowed_batch_sizes
+            size = next((allowed for allowed in sizes if allowed >= batch.rows), batch.rows)
+        if size > batch.rows:
             # Copies of a row: rows of zeros could make what is computed from them NaN.
             missing = size - batch.rows
             inputs = {k: np.concatenate([a, a[:1].repeat(missing, 0)]) for k, a in inputs.items()}

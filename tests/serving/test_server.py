@@ -494,6 +494,7 @@ def test_requests_that_wait_are_run_together_padded_with_rows_of_their_own():
         gate.set()
         assert [int(f.result()["y"][0, 0]) for f in futures] == [1, 2, 3, 4]
     assert sizes == [[0], [1, 2, 3, 1]]
+    assert batcher("key", run, {"x": np.zeros((0, 1))})["y"].shape == (0, 1)
 
 
 def test_a_full_queue_is_unavailable():
