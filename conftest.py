@@ -6,8 +6,8 @@ import tensorflow as tf
 import keras_pg
 
 # TensorFlow's graph optimizer takes a tenth of a test that traces, and no test is about it. It is
-# there, as it is for users, in what runs in a process of its own: resuming, and the training with
-# which `.ci/run` begins.
+# there, as it is for users, in what runs in a process of its own: the examples, and the training
+# with which `.ci/run` begins.
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
