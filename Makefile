@@ -1,7 +1,10 @@
-.PHONY: test lint format bench
+.PHONY: test test-slow lint format bench
 
 test:
 	pytest
+
+test-slow:
+	pytest -m slow
 
 lint:
 	ruff check .

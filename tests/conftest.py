@@ -6,6 +6,16 @@ import pytest
 
 from policies import agent_of
 
+SLOW = {"learning", "serving"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """What is in these directories is slow; other tests say so themselves."""
+    for item in items:
+        if item.path.parent.name in SLOW:
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):

@@ -61,6 +61,7 @@ def test_the_code_of_readme_runs(short):
     assert pathlib.Path("policies/cartpole/1/saved_model.pb").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:EnvPool seeds are fixed")
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_the_examples_run(path, short):
