@@ -19,7 +19,7 @@ import keras_pg
 from keras_pg import saved_model, versions
 from keras_pg.callbacks import LearningCurve
 from keras_pg.hyperparameters import check_count
-from keras_pg.rollouts.vector_env import WHILE_STEPPING
+from keras_pg.rollouts.vector_env import WHILE_RESETTING, WHILE_STEPPING
 
 AGENTS = (
     *(keras_pg.A2C, keras_pg.GRPO, keras_pg.MDPO, keras_pg.NPG),
@@ -47,7 +47,8 @@ def main(arguments=None):
         RuntimeError,
         gymnasium.error.Error,
     ) as error:
-        if any(note.startswith(WHILE_STEPPING) for note in getattr(error, "__notes__", ())):
+        notes = getattr(error, "__notes__", ())
+        if any(note.startswith((WHILE_STEPPING, WHILE_RESETTING)) for note in notes):
             raise  # a fault of the environment: its author needs the traceback
         print(f"keras-pg {options.command}: {error}", file=sys.stderr)
         return 2

@@ -44,7 +44,13 @@ class _ScoredByTFP:
         return tfd.kl_divergence(self.distribution(p), self.distribution(q))
 
 
-class Categorical(_ScoredByTFP):
+def _softmax_and_finite_log(logits):
+    """Probabilities, and their logarithms where they are not 0, both with finite derivatives."""
+    probabilities, log_probs = tf.nn.softmax(logits), tf.nn.log_softmax(logits)
+    return probabilities, tf.where(probabilities > 0, log_probs, tf.zeros_like(log_probs))
+
+
+class Categorical:
     """Actions of a Discrete space; parameters are the logits [B, n].
 
     Raw actions are integers [B] in 0..n-1; env-ready actions add the space's `start`.
@@ -78,8 +84,16 @@ class Categorical(_ScoredByTFP):
 
     def entropy(self, parameters):
         """-Σ π log π, in nats, [B]."""
-        log_probs = tf.nn.log_softmax(parameters)
-        return -tf.reduce_sum(tf.math.multiply_no_nan(log_probs, tf.exp(log_probs)), axis=-1)
+        probabilities, log_probs = _softmax_and_finite_log(parameters)
+        return -tf.reduce_sum(probabilities * log_probs, axis=-1)
+
+    def kl_divergence(self, *, p, q):
+        """Σ π_p (log π_p - log π_q) of two matrices of logits, [B]."""
+        probabilities, log_probs = _softmax_and_finite_log(p)
+        others = tf.nn.log_softmax(q)
+        # What p never takes counts nothing, even where q never takes it either.
+        others = tf.where(probabilities > 0, others, tf.zeros_like(others))
+        return tf.reduce_sum(probabilities * (log_probs - others), axis=-1)
 
     def fisher_product(self, parameters, tangents):
         """F v [B, n] in logits, F = diag(π) - π πᵀ: the covariance of the score of one action."""

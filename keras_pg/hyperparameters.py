@@ -88,8 +88,9 @@ def check_flag(name, value):
     return value
 
 
-def check_count(name, value):
-    """Raises a `ValueError` that names a count which is not a positive integer."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, received {value!r}.")
+def check_count(name, value, least=1):
+    """`value` as an `int`; a `ValueError` that names it unless it is an integer from `least` on."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        integer = "a positive integer" if least == 1 else f"an integer of at least {least}"
+        raise ValueError(f"{name} must be {integer}, received {value!r}.")
     return int(value)

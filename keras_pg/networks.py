@@ -43,7 +43,9 @@ class _Network(keras.Model):
     def __init__(
         self, observation_space, encoder, normalize_observations, seed, beside=0, **kwargs
     ):
-        super().__init__(**kwargs)
+        # Keras's precision policy is for the encoder. What goes into it and what is made of its
+        # features is float32: log-probabilities of 16 bits tell no old policy from a new one.
+        super().__init__(**{"dtype": "float32", **kwargs})
         self.observation_space = spaces.from_config(observation_space)
         spaces.check_observation_space(self.observation_space)
         discrete = isinstance(self.observation_space, gymnasium.spaces.Discrete)
@@ -75,7 +77,8 @@ class _Network(keras.Model):
     def update_normalization(self, observations, mask):
         """Merges observations [B, ...] where `mask` [B] is True into the running statistics."""
         if self.normalization is not None:
-            self.normalization.update(tf.cast(observations, tf.float32), mask)
+            # In the space's own precision: a float32 of a large number has lost its last digits.
+            self.normalization.update(observations, mask)
 
     def get_config(self):
         return {
@@ -142,6 +145,7 @@ class Actor(_Network):
         # A small last layer starts the policy near uniform, or centred, in every state.
         self.head = keras.layers.Dense(
             self.action_distribution.state_dependent_size,
+            dtype="float32",
             kernel_initializer=keras.initializers.Orthogonal(0.01, seed=_nth_seed(seed, 1000)),
         )
         self.head.build((None, self.features_size))
@@ -196,7 +200,9 @@ class Critic(_Network):
     ):
         super().__init__(observation_space, encoder, normalize_observations, seed, **kwargs)
         self.head = keras.layers.Dense(
-            1, kernel_initializer=keras.initializers.Orthogonal(1.0, seed=_nth_seed(seed, 1000))
+            1,
+            dtype="float32",
+            kernel_initializer=keras.initializers.Orthogonal(1.0, seed=_nth_seed(seed, 1000)),
         )
         self.head.build((None, self.features_size))
         self.built = True
@@ -252,6 +258,7 @@ class ActionCritic(_Network):
         self.action_samples = action_samples
         self.head = keras.layers.Dense(
             int(self.action_space.n) if self.discrete else 1,
+            dtype="float32",
             kernel_initializer=keras.initializers.Orthogonal(1.0, seed=_nth_seed(seed, 1000)),
         )
         self.head.build((None, self.features_size))

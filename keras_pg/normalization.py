@@ -17,7 +17,8 @@ class RunningMoments(keras.layers.Layer):
     """Count, mean and sum of squared deviations of a stream, per dimension, in float64."""
 
     def __init__(self, shape, trainable=False, **kwargs):
-        super().__init__(trainable=trainable, **kwargs)
+        # In float32 whatever Keras's policy: 16 bits do not hold what this layer takes off.
+        super().__init__(trainable=trainable, **{"dtype": "float32", **kwargs})
         self.shape = tuple(shape)
 
         def accumulator(name, shape):
@@ -80,7 +81,7 @@ class ObservationNormalization(RunningMoments):
         super().__init__(shape, **kwargs)
         self.clip = clip
         self.epsilon = epsilon
-        # The forward pass reads float32 only (LiteRT has no float64 arithmetic). The mean is kept
+        # The forward pass is float32 only (LiteRT has no float64 arithmetic). The mean is kept
         # as two float32 numbers: subtracted one after the other they lose no digits, however
         # large the mean is beside the spread.
         self.offset, self.offset_remainder, self.scale = (

@@ -1,6 +1,6 @@
 """One training run, for this process and for others that must end with the same bits.
 
-As a program: `python resuming.py TASK PATH`, with TASK a function below; it prints what TASK returns.
+As a program, `python resuming.py TASKS PATH` prints what the functions in TASKS return.
 """
 
 import hashlib

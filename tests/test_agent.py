@@ -43,7 +43,7 @@ class Target(gymnasium.Env):
         observation, reward = self._observe(), float(right)
         if self.steps == self.faulty_step:
             if self.fault == "raise":
-                raise KeyError("the simulator broke")
+                raise KeyError("the simulator broke") from OSError("joint 7")
             if self.fault == "observation":
                 observation = np.array([0.0, np.nan], np.float32)
             if self.fault == "reward":
@@ -123,6 +123,20 @@ def test_stop_training_is_honoured_within_one_iteration():
     agent = small_agent()
     fit(agent, callbacks=[Recorder(stop_at=4)], epochs=5, steps_per_epoch=3)
     assert int(agent.iteration) == 4
+
+
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+def test_precision_is_keras_s_and_what_is_scored_is_float32(precision, request):
+    request.addfinalizer(lambda: keras.config.set_dtype_policy("float32"))
+    keras.config.set_dtype_policy(precision)
+    agent = small_ppo()
+    fit(agent, lambda: Target(discrete=False))
+    observations = np.zeros((3, 2), np.float32)
+    assert agent.actor.encoder(observations).dtype == precision.removeprefix("mixed_")
+    assert agent.actor(observations).dtype == agent.critic(observations).dtype == tf.float32
+    # Keras would divide the gradients by a scale by which the losses were not multiplied.
+    assert type(agent.optimizer) is keras.optimizers.Adam
+    assert int(agent.optimizer.iterations) == 24
 
 
 def test_an_agent_can_go_on_with_rollouts_of_another_shape():
@@ -552,6 +566,7 @@ def test_an_environment_that_raises(tmp_path):
     with pytest.raises(KeyError, match="the simulator broke") as caught:
         fit(agent, make)
     assert "step" in [entry.name for entry in caught.traceback]
+    assert repr(caught.value.__cause__) == "OSError('joint 7')"
     assert caught.value.__notes__ == [
         "While stepping SerialVectorEnv(num_envs=2), step 29 of each."
     ]

@@ -162,6 +162,19 @@ def test_what_was_learnt_before_an_error_is_kept(
     assert "Agent after 32 steps" in capsys.readouterr().err
 
 
+def test_an_environment_that_cannot_be_reset_shows_its_traceback(tmp_path, monkeypatch, request):
+    class NoMap(Breaking):
+        def reset(self, *, seed=None, options=None):
+            raise ValueError("no map loaded")
+
+    monkeypatch.chdir(tmp_path)
+    gymnasium.register("NoMap-v0", lambda: NoMap(None))
+    request.addfinalizer(lambda: gymnasium.registry.pop("NoMap-v0"))
+    with pytest.raises(ValueError, match="no map loaded") as caught:
+        main(["train", "NoMap-v0", *QUICK, *SMALL])
+    assert caught.value.__notes__[0].startswith("While resetting SerialVectorEnv")
+
+
 @pytest.mark.usefixtures("without_xla")
 def test_an_interrupt_keeps_what_was_learnt(tmp_path, monkeypatch):
     def interrupt(callback, epoch, logs=None):

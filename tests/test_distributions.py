@@ -288,12 +288,15 @@ def test_an_impossible_action_leaves_everything_finite(case):
     action = np.array({"categorical": [2], "multicategorical": [[0, 2]]}[case])
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(parameters)
-        log_prob, entropy = (
-            distribution.log_prob(parameters, action),
-            distribution.entropy(parameters),
-        )
-    for value in (log_prob, entropy, tape.gradient(log_prob, parameters)):
-        assert np.all(np.isfinite(value))
+        values = {
+            "log_prob": distribution.log_prob(parameters, action),
+            "entropy": (entropy := distribution.entropy(parameters)),
+            "kl": distribution.kl_divergence(p=parameters, q=2.0 * parameters),
+        }
+    for name, value in values.items():
+        gradient = tape.gradient(value, parameters)
+        assert np.all(np.isfinite(value)) and np.all(np.isfinite(gradient)), name
+        np.testing.assert_array_equal(gradient.numpy()[~np.isfinite(parameters)], 0.0)
     possible = log_softmax([0.0, 1.0, 0.5] if case == "categorical" else [1.0, 0.5])
     np.testing.assert_allclose(entropy, [-np.sum(np.exp(possible) * possible)], **FLOAT32)
 

@@ -456,6 +456,52 @@ def test_an_environment_that_chokes_on_its_own_nan_is_told_of_the_nan(at):
         collector.collect()
 
 
+@pytest.mark.parametrize(
+    "observe, warns",
+    [
+        (lambda t: 1.7e9 + t, True),  # seconds since 1970
+        (lambda t: 1.7e9 + 1e6 * t, False),
+        (lambda t: 1.7e9, False),
+        (lambda t: 1e300 * t, False),
+    ],
+)
+def test_observations_that_float32_cannot_tell_apart_are_warned_of_once(observe, warns, recwarn):
+    class Clock(gymnasium.Env):
+        observation_space = Box(-np.inf, np.inf, (2,), np.float64)
+        action_space = Box(-1, 1, (1,))
+
+        def reset(self, *, seed=None, options=None):
+            self.t = 0
+            return np.array([0.0, observe(0)]), {}
+
+        def step(self, action):
+            self.t += 1
+            return np.array([self.t, observe(self.t)]), 0.0, False, False, {}
+
+    collector = collector_of(SerialVectorEnv([Clock]), num_steps=8, engine=NeutralEngine())
+    collector.reset(seed=0)
+    for _ in range(2):
+        collector.collect()
+    said = [str(w.message) for w in recwarn if "float32" in str(w.message)]
+    assert len(said) == warns
+    assert all("dimension 1 went from 1700000000.0 to" in message for message in said)
+
+
+def test_environments_are_closed_when_a_later_one_cannot_be_made():
+    made, closed = [], []
+
+    def make():
+        if len(made) == 2:
+            raise RuntimeError("no licence")
+        made.append(Clockwork((3,)))
+        made[-1].close = lambda env=made[-1]: closed.append(env)
+        return made[-1]
+
+    with pytest.raises(RuntimeError, match="no licence"):
+        make_vector_env(make, 3)
+    assert closed == made
+
+
 def test_an_error_in_the_environment_is_raised_as_it_is_with_its_traceback():
     collector = faulty_collector("error", at=2)
     with pytest.raises(ZeroDivisionError) as caught:
@@ -506,6 +552,8 @@ def test_async_environments_run_in_processes_of_their_own():
         ((Clockwork(), 1, "async"), ValueError, "'async'.*factory"),
         (("CartPole-v1", 0), ValueError, "num_envs.*0"),
         (("CartPole-v1", -1), ValueError, "num_envs.*-1"),
+        (("CartPole-v1", 1.5), ValueError, "num_envs must be a positive integer, received 1.5"),
+        (("CartPole-v1", "8"), ValueError, "num_envs must be a positive integer, received '8'"),
         ((42,), TypeError, "42"),
         ((None,), TypeError, "None"),
     ],

@@ -119,9 +119,7 @@ class Agent(keras.Model):
         self.normalize_observations = check_flag("normalize_observations", normalize_observations)
         self.normalize_rewards = check_flag("normalize_rewards", normalize_rewards)
         self.squash_actions = check_flag("squash_actions", squash_actions)
-        self.seed = random.randrange(2**31) if seed is None else int(seed)
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, received {seed}.")
+        self.seed = random.randrange(2**31) if seed is None else check_count("seed", seed, least=0)
         # Wrapped, because Keras would track and save encoders that become parts of the networks.
         self._given_networks = lambda: (actor, critic)
         # Converting an actor takes most of a second: once for each number of environments.
@@ -249,6 +247,8 @@ class Agent(keras.Model):
             run_eagerly=run_eagerly,
             jit_compile=not run_eagerly if jit_compile is None else jit_compile,
             steps_per_execution=steps_per_execution,
+            # Gradients are not those of a scaled loss, whatever Keras's precision policy.
+            auto_scale_loss=False,
         )
         self.critic_optimizer = (
             None if critic_optimizer is None else keras.optimizers.get(critic_optimizer)
@@ -727,6 +727,8 @@ class Agent(keras.Model):
             ValueError: the agent has not been built, or the shape is not [B, *observation shape].
         """
         observations = self._checked(observations, batch=True)
+        if not len(observations):  # of which Keras makes no batch
+            return self.act(observations)
         # As a dataset, since Keras would give arrays of rank 1 a second axis.
         dataset = tf.data.Dataset.from_tensor_slices(observations).batch(batch_size or 32)
         return super().predict(dataset, verbose=verbose)

@@ -53,7 +53,9 @@ class OnDemandDataset:
         except Exception as caught:
             if self._error is not None:
                 error, self._error = self._error, None
-                raise error from None
+                # Without `from`, TensorFlow's report would take the place of the error's own cause.
+                cause = error.__cause__ if error.__suppress_context__ else error.__context__
+                raise error from cause
             if isinstance(caught, UserWarning) and "ran out of data" in str(caught):
                 raise RuntimeError(
                     "An operation of the train step failed with OUT_OF_RANGE, which TensorFlow has "

@@ -9,9 +9,14 @@ import tensorflow as tf
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array
 
+from keras_pg.hyperparameters import check_count
 from keras_pg.rollouts.rollout import Rollout
 
 WHILE_STEPPING = "While stepping"
+WHILE_RESETTING = "While resetting"
+
+# Fewer float32 numbers than these between the smallest and the largest observation are too few.
+_FEWEST_NUMBERS = 1000
 
 
 def make_vector_env(env, num_envs=None, vectorization="sync"):
@@ -32,8 +37,8 @@ def make_vector_env(env, num_envs=None, vectorization="sync"):
     """
     if vectorization not in ("sync", "async"):
         raise ValueError(f'vectorization must be "sync" or "async", received {vectorization!r}.')
-    if num_envs is not None and num_envs < 1:
-        raise ValueError(f"num_envs must be at least 1, received {num_envs}.")
+    if num_envs is not None:
+        check_count("num_envs", num_envs)
     if isinstance(env, VectorEnv):
         if num_envs not in (None, env.num_envs):
             raise ValueError(
@@ -78,7 +83,22 @@ class SerialVectorEnv(SyncVectorEnv):
     """
 
     def __init__(self, factories):
-        super().__init__(factories, autoreset_mode=AutoresetMode.DISABLED, copy=False)
+        made = []
+
+        def make(factory):
+            made.append(factory())
+            return made[-1]
+
+        try:
+            super().__init__(
+                [functools.partial(make, factory) for factory in factories],
+                autoreset_mode=AutoresetMode.DISABLED,
+                copy=False,
+            )
+        except BaseException:
+            for env in made:
+                env.close()
+            raise
         n = self.num_envs
         self._latest = [None] * n
         self._batch = create_empty_array(self.single_observation_space, n)
@@ -149,6 +169,11 @@ class VectorEnvCollector:
             env, SyncVectorEnv | AsyncVectorEnv
         ) and isinstance(env.single_action_space, gymnasium.spaces.Discrete)
         self._steps = 0
+        # A dtype of 16 bits loses nothing as float32.
+        space = env.single_observation_space
+        self._resolution_unchecked = (
+            isinstance(space, gymnasium.spaces.Box) and space.dtype.itemsize > 2
+        )
 
     @functools.cached_property
     def signature(self):
@@ -183,7 +208,11 @@ class VectorEnvCollector:
                     f"a factory, a SyncVectorEnv or an AsyncVectorEnv, not {self.env}."
                 )
             seeds = [int(seed) + i // group_size for i in range(n)]
-        self._observations, _ = self.env.reset(seed=seeds)
+        try:
+            self._observations, _ = self.env.reset(seed=seeds)
+        except Exception as error:
+            error.add_note(f"{WHILE_RESETTING} {self.env}, before the first step.")
+            raise
         self._just_ended = np.zeros(n, bool)
         self._timesteps = np.zeros(n, np.int32)
         self._episode_returns = np.zeros(n, np.float64)
@@ -227,6 +256,7 @@ class VectorEnvCollector:
         if self.whole_episodes:
             self._keep_first_episodes(rollout, steps)
         self._check_finite(rollout, T)
+        self._check_resolution(rollout.observations)
         self._steps += steps
         return rollout
 
@@ -290,6 +320,26 @@ class VectorEnvCollector:
             self._timesteps[mask] = 0
             self._episode_returns[mask] = 0.0
             self._discounted_returns[mask] = 0.0
+
+    def _check_resolution(self, observations):
+        """Warns, once, of observations whose changes float32, as networks compute, cannot tell."""
+        if not self._resolution_unchecked:
+            return
+        observations = observations.reshape(-1, observations.shape[-1])
+        low, high = observations.min(axis=0), observations.max(axis=0)
+        with np.errstate(over="ignore", invalid="ignore"):  # numbers beyond float32 are clipped
+            spread = high.astype(np.float64) - low
+            resolution = np.spacing(np.maximum(abs(low), abs(high)).astype(np.float32))
+            coarse = np.flatnonzero((spread > 0) & (spread < _FEWEST_NUMBERS * resolution))
+        if len(coarse):
+            self._resolution_unchecked = False
+            i = coarse[0]
+            warnings.warn(
+                f"Observation dimension {i} went from {low[i]} to {high[i]} in a rollout. Networks "
+                f"compute in float32, whose numbers are {resolution[i]} apart there: take a "
+                "constant off it in the environment.",
+                stacklevel=2,
+            )
 
     def _check_finite(self, rollout, steps):
         """Raises if the first `steps` steps hold NaN or infinity, naming the earliest.
