@@ -1,7 +1,9 @@
 """Agent: `fit` as Keras's fit, evaluating, acting, saving, and what happens to bad input."""
 
+import gc
 import multiprocessing
 import warnings
+import weakref
 
 import gymnasium
 import keras
@@ -389,6 +391,22 @@ def test_two_environments_that_nobody_here_wrote_and_both_action_kinds():
 
 
 # ----------------------------------------------------------------------------- evaluate and act
+
+
+def test_environments_are_let_go_of():
+    """TensorFlow keeps every generator that it has been given: they must not keep these."""
+    made = []
+
+    def make():
+        env = Target()
+        made.append(weakref.ref(env))
+        return env
+
+    agent = small_agent()
+    fit(agent, make)
+    agent.evaluate(make, episodes=2, verbose=0)
+    gc.collect()
+    assert len(made) == 4 and [ref() for ref in made] == [None] * 4
 
 
 def test_evaluate_is_reproducible_and_changes_nothing():

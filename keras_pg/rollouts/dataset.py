@@ -20,14 +20,17 @@ class OnDemandDataset:
     """
 
     def __init__(self, make_element, signature, *, on_error):
-        self._error = None
+        # TensorFlow never lets go of a generator. So this one holds two lists, which are emptied in
+        # the end, and neither this object nor, for the life of the process, the environments.
+        self._sources, self._errors = sources, errors = [(make_element, on_error)], []
 
         def generate():
-            while True:
+            while sources:
+                make_element, on_error = sources[0]
                 try:
                     yield make_element()
                 except Exception as error:
-                    self._error = error
+                    errors.append(error)
                     on_error()
                     raise
 
@@ -42,6 +45,8 @@ class OnDemandDataset:
     def surfacing_errors(self):
         """Raises the exception of `make_element` itself in place of TensorFlow's report of it.
 
+        No element can be made after it.
+
         Raises:
             RuntimeError: Keras took an error of the train step for the end of the data, of which
                 there is none, and would have ended training with a warning.
@@ -51,8 +56,8 @@ class OnDemandDataset:
                 warnings.filterwarnings("error", "Your input ran out of data")
                 yield
         except Exception as caught:
-            if self._error is not None:
-                error, self._error = self._error, None
+            if self._errors:
+                error = self._errors.pop()
                 # Without `from`, TensorFlow's report would take the place of the error's own cause.
                 cause = error.__cause__ if error.__suppress_context__ else error.__context__
                 raise error from cause
@@ -62,3 +67,5 @@ class OnDemandDataset:
                     "logged above. (A damaged file of XLA's persistent cache does that.)"
                 ) from None
             raise
+        finally:
+            self._sources.clear()
