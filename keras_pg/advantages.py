@@ -62,8 +62,12 @@ class Evaluated(NamedTuple):
         return self.gae(self.gae_lambda) + self.values
 
     def returns(self, of=reward_to_go):
-        """`reward_to_go`, or `total_return`."""
-        return of(self.rewards, self.next_values, **self._ends, gamma=self.gamma, valid=self.valid)
+        """`reward_to_go`, or `total_return`, of the rewards alone: beyond a cut there is nothing.
+
+        A critic, which another term of a sum may have brought, does not make them another Ψ.
+        """
+        nothing = tf.zeros_like(self.next_values)
+        return of(self.rewards, nothing, **self._ends, gamma=self.gamma, valid=self.valid)
 
 
 class Advantage:

@@ -25,17 +25,20 @@ def gradient_statistics(
 ):
     """Mean, variance and signal-to-noise ratio of an agent's policy-gradient estimate.
 
-        g = (1 / M) Σ_t Ψ_t ∇ log π(a_t|s_t)
+        g = Σ_t w_t Ψ_t ∇ log π(a_t|s_t)
 
-    over the M steps of a rollout, at the weights that the agent has. Each rollout starts new
-    episodes. Nothing is learnt. Of n estimates with mean ḡ and total variance v, the squared norm
-    of the expected gradient is estimated by ‖ḡ‖² - v / n, and not below 0.
+    over the steps of a rollout, at the weights that the agent has; w is the agent's `step_weights`:
+    1 / M for M steps, or for `REINFORCE` on N whole episodes 1 / N. Ψ is not standardized, as some
+    agents do before they take their steps. Each rollout starts new episodes. The agent learns
+    nothing. Of n estimates with mean ḡ and total variance v, the squared norm of the expected
+    gradient is estimated by ‖ḡ‖² - v / n, and not below 0.
 
     Args:
         agent: an agent that has been built, or is built here from the environment's spaces.
         env: an id, a factory or a vector environment, as in `fit`.
         advantage: Ψ in place of the agent's own, by name or as an object. It must find its critic:
-            an agent with a critic of actions has V(s) as well.
+            an agent with a critic of actions has V(s) as well. What it learns by itself, such as
+            a running mean, it learns first, from as many rollouts.
         rollouts: how many, at least 2.
         num_envs, num_steps: of a rollout; defaults as in `fit`.
         seed: of environments and actions.
@@ -44,7 +47,8 @@ def gradient_statistics(
         `GradientStatistics`.
 
     Raises:
-        ValueError: the estimator needs a critic that the agent has not.
+        ValueError: the estimator needs a critic that the agent has not, or the agent is a `GRPO`,
+            whose baseline is a group of episodes and no Ψ_t.
 
     Example:
     >>> import keras_pg
@@ -58,7 +62,12 @@ def gradient_statistics(
     """
     if check_count("rollouts", rollouts) < 2:
         raise ValueError(f"A variance needs at least 2 rollouts, received rollouts={rollouts}.")
-    estimator = agent.advantage if advantage is None else advantages.get(advantage)
+    if agent.group_size > 1:
+        raise ValueError(
+            f"{type(agent).__name__} compares the episodes of a group, which no Ψ_t says: there "
+            "are no gradient statistics of it."
+        )
+    estimator = agent.advantage if advantage is None else advantages.get(advantage).fresh()
     if estimator.critic not in (None, agent.advantage.critic, "state") or (
         estimator.critic == "state" and agent.advantage.critic is None
     ):
@@ -87,16 +96,21 @@ def gradient_statistics(
                 log_probs = agent.actor.action_distribution.log_prob(
                     agent.actor(steps.observations), steps.actions
                 )
-                objective = losses.masked_mean(log_probs * psi, steps.valid)
+                weights = tf.reshape(agent.step_weights(rollout.valid), [-1])
+                objective = losses.weighted_mean(log_probs * psi, weights)
             gradients = tape.gradient(objective, variables, unconnected_gradients="zero")
             return tf.concat([tf.reshape(tf.convert_to_tensor(g), [-1]) for g in gradients], 0)
 
-        estimates = []
-        for k in range(rollouts):
+        def collect(k):
             # Seeds of environments must not overlap from one rollout to the next.
             collector.reset(seed + k * env.num_envs)
             rollout = collector.collect(np.random.default_rng([seed, k]))
-            estimates.append(gradient(tf.nest.map_structure(tf.constant, rollout)))
+            return tf.nest.map_structure(tf.constant, rollout)
+
+        if advantage is not None and estimator.layers:
+            for k in range(rollouts, 2 * rollouts):
+                estimator.learn(agent.criticize(collect(k)))
+        estimates = [gradient(collect(k)) for k in range(rollouts)]
     finally:
         if ours:
             env.close()

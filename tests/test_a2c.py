@@ -255,6 +255,46 @@ def test_a_rollout_of_whole_episodes_holds_the_first_of_each_environment():
         assert bool(rollout.truncated[9, 2]) and not bool(rollout.terminated[9, 2])
 
 
+def test_environments_rest_when_their_episode_is_over():
+    """As many steps are simulated as are learnt from and counted."""
+    steps = [0]
+
+    class Counted(Clockwork):
+        def step(self, action):
+            steps[0] += 1
+            return super().step(action)
+
+    lengths = iter((3, 8, 12))
+    agent = keras_pg.REINFORCE(keras_pg.mlp((8,)), keras_pg.mlp((8,)), seed=0)
+    agent.compile(jit_compile=False)
+    how = {"num_envs": 3, "num_steps": 10, "epochs": 1, "steps_per_epoch": 2, "verbose": 0}
+    agent.fit(lambda: Counted((next(lengths),)), **how)
+    assert steps[0] == int(agent.env_steps) == 2 * (3 + 8 + 10)
+
+
+def test_reinforce_on_rollouts_of_any_length_is_a2c():
+    agents = [
+        built(keras_pg.REINFORCE, whole_episodes=False),
+        built(keras_pg.A2C, advantage="return_minus_baseline"),
+    ]
+    rollout = make_rollout(agents[0], invalid=[3])
+    for agent in agents:
+        step(agent, rollout, eagerly=True)
+    for one, other in zip(*map(weights, agents), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_returns_know_nothing_of_the_critic_of_another_term():
+    agent = built(keras_pg.A2C, advantage=GAE() + get("reward_to_go"))
+    evaluated = agent.criticize(make_rollout(agent))
+    without = evaluated._replace(
+        values=tf.zeros_like(evaluated.values), next_values=tf.zeros_like(evaluated.values)
+    )
+    assert np.abs(evaluated.next_values).max() > 0.1
+    expected = get("gae")(evaluated) + get("reward_to_go")(without)
+    np.testing.assert_allclose(agent.psi(evaluated), expected, rtol=1e-6)
+
+
 def test_training_on_whole_episodes_stops_with_the_one_that_reaches_total_timesteps():
     agent = keras_pg.REINFORCE(seed=0)
     agent.compile(jit_compile=False)

@@ -2,10 +2,11 @@ import gymnasium
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_pg
 from environments import Bandit
-from keras_pg.advantages import GAE
+from keras_pg.advantages import GAE, ReturnMinusBaseline
 from keras_pg.diagnostics import gradient_statistics
 from tabular import TabularEnv, chain, exact_gradient
 
@@ -30,7 +31,7 @@ def test_the_mean_is_the_exact_gradient_and_the_variance_that_of_a_rollout():
         )
         for n in (4, 16)
     ]
-    exact = exact_gradient(mdp, agent.actor.head.kernel.numpy().astype(float)) / mdp.steps
+    exact = exact_gradient(mdp, agent.actor.head.kernel.numpy().astype(float))
     for statistics in found:
         difference = statistics.mean[: exact.size] - exact.ravel()
         assert difference @ difference < 9 * statistics.variance / 200
@@ -59,6 +60,49 @@ def test_estimators_are_compared_at_one_policy_and_critic():
 def test_an_estimator_without_its_critic_is_refused(own, asked):
     with pytest.raises(ValueError, match="needs a critic"):
         gradient_statistics(keras_pg.A2C(advantage=own), Bandit, advantage=asked)
+
+
+def test_episodes_of_reinforce_weigh_alike_however_long():
+    """The estimate is that of the agent's own step, whose weights are of episodes, not of steps."""
+    agent = keras_pg.REINFORCE(advantage="reward_to_go", seed=0)
+    found = gradient_statistics(agent, "CartPole-v1", rollouts=2, num_envs=4, num_steps=100)
+    gradients = []
+    for k in range(2):
+        env = gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")] * 4)
+        collector = agent._collector(env, 100, whole_episodes=True)
+        collector.reset(4 * k)
+        rollout = collector.collect(np.random.default_rng([0, k]))
+        lengths = rollout.valid.sum(axis=0)
+        assert len(set(lengths)) > 1
+        with tf.GradientTape() as tape:
+            log_probs = agent.actor.action_distribution.log_prob(
+                agent.actor(rollout.observations.reshape(-1, 4)), rollout.actions.ravel()
+            )
+            steps_left = np.maximum(lengths - np.arange(100)[:, None], 0)
+            psi = (1 - agent.gamma**steps_left) / (1 - agent.gamma)  # of rewards of 1
+            objective = tf.reduce_sum(log_probs * (psi * rollout.valid).ravel()) / 4
+        gradients += [tape.gradient(objective, agent.actor.trainable_variables)]
+    flat = [np.concatenate([np.ravel(g) for g in gradient]) for gradient in gradients]
+    np.testing.assert_allclose(found.mean, np.mean(flat, axis=0), rtol=1e-3, atol=1e-4)
+
+
+def test_a_running_mean_has_seen_returns_before_it_is_measured():
+    mdp = chain()
+    agent = tabular_agent(mdp, advantage="reward_to_go", discount_weighting=True)
+    baseline = ReturnMinusBaseline("mean")
+    plain, with_mean = (
+        gradient_statistics(
+            agent, lambda: TabularEnv(mdp), advantage=name, rollouts=50, num_steps=mdp.steps
+        )
+        for name in ("reward_to_go", baseline)
+    )
+    assert with_mean.variance < 0.95 * plain.variance
+    assert float(baseline.layers[0].count) == 0  # the one that was passed in stays as it was
+
+
+def test_groups_have_no_estimator_to_measure():
+    with pytest.raises(ValueError, match="GRPO compares the episodes of a group"):
+        gradient_statistics(keras_pg.GRPO(), Bandit)
 
 
 def test_one_rollout_has_no_variance():

@@ -10,10 +10,11 @@ import keras_pg
 from environments import Bandit, Clockwork
 from keras_pg import losses
 from keras_pg.agents.grpo import step_weights
+from keras_pg.agents.ppo import Batch
 from keras_pg.agents.reference import kl_to_reference
 from keras_pg.distributions import Categorical
 from keras_pg.returns import group_advantages
-from stepping import DISCRETE, OBSERVATIONS, built, make_rollout, step, weights
+from stepping import CONTINUOUS, DISCRETE, OBSERVATIONS, built, make_rollout, step, weights
 
 
 def episodes(agent, lengths, seed=0):
@@ -113,6 +114,10 @@ def test_groups_of_equal_returns_teach_nothing_and_are_counted():
     rewards[0, 1] = 5.0
     rollout = rollout._replace(rewards=rewards)
     assert step(agent, rollout, eagerly=True)["frac_zero_std"] == 0.5
+    # A penalty makes the returns differ, but not what the environment gave.
+    settings = {"reference": built(keras_pg.PPO), "kl_coef": 1.0, "kl_in": "reward"}
+    agent = built(keras_pg.GRPO, group_size=2, **settings, kl_estimator="k1")
+    assert step(agent, rollout, eagerly=True)["frac_zero_std"] == 0.5
 
 
 @pytest.mark.parametrize("normalization", ["sequence", "token", "constant"])
@@ -138,11 +143,38 @@ def test_minibatches_weigh_each_step_as_the_whole_does(normalization):
         np.testing.assert_allclose(other - origin, one - origin, atol=2e-6)
 
 
+@pytest.mark.parametrize("num_minibatches", [1, 4])
+@pytest.mark.parametrize("normalization", ["sequence", "token", "constant"])
+def test_what_is_said_of_the_policy_is_a_mean_over_its_steps(normalization, num_minibatches):
+    """However the loss is normalized, and `target_kl` stops at the same divergence."""
+    settings = {"group_size": 2, "normalization": normalization, "num_minibatches": num_minibatches}
+    agent = built(keras_pg.GRPO, learning_rate=1e-9, **settings)
+    rollout = episodes(agent, [3, 20, 2, 4])
+    policy, valid = agent.actor.action_distribution, rollout.valid
+    logs = step(agent, rollout, eagerly=True)
+    entropy = policy.entropy(agent.actor(rollout.observations[valid])).numpy()
+    # Minibatches have unequal numbers of valid steps: a mean of their means is near, not equal.
+    rtol = 1e-4 if num_minibatches == 1 else 0.05
+    np.testing.assert_allclose(logs["entropy"], entropy.mean(), rtol=rtol)
+
+    agent = built(keras_pg.GRPO, learning_rate=0.03, target_kl=0.01, update_epochs=1000, **settings)
+    rows = rollout.observations[valid], rollout.actions[valid]
+    old = policy.log_prob(agent.actor(rows[0]), rows[1])
+    logs = step(agent, rollout, eagerly=True)
+    log_ratio = policy.log_prob(agent.actor(rows[0]), rows[1]) - old
+    assert 1 < logs["n_updates"] < 1000 * num_minibatches
+    # The divergence of a minibatch may differ from that of the whole.
+    assert 0.0 < np.mean(losses.kl_k3(log_ratio)) < (0.0153 if num_minibatches == 1 else 0.045)
+
+
 def test_the_clip_range_may_be_wider_above():
     ratio, advantages = tf.constant([1.25, 1.35, 0.75]), tf.constant([1.0, 1.0, -1.0])
-    np.testing.assert_allclose(
-        losses.clipped_surrogate(ratio, advantages, 0.2, 0.3), [-1.25, -1.3, 0.8], rtol=1e-6
-    )
+    expected = [-1.25, -1.3, 0.8]
+    found = losses.clipped_surrogate(ratio, advantages, 0.2, 0.3)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    agent = built(keras_pg.GRPO, clip_ratio=0.2, clip_ratio_high=0.3)
+    batch = Batch(*[None] * 7, advantages)
+    np.testing.assert_allclose(agent.policy_loss(batch, None, ratio), expected, rtol=1e-6)
 
 
 # --------------------------------------------------------------------------------- environments
@@ -222,6 +254,24 @@ def test_each_estimate_in_the_loss_has_the_gradient_it_claims(estimator, reverse
 def test_every_estimate_is_zero_and_flat_at_the_reference(estimator):
     logits = tf.constant([0.3, -0.5, 1.0], tf.float64)
     np.testing.assert_allclose(expected_gradient(estimator, logits, logits), 0.0, atol=1e-12)
+
+
+def test_k3_times_the_ratio_has_the_gradient_of_the_reverse_kl():
+    """Off the policy that acted too, where k3 alone has neither KL's."""
+    logits, reference, acted = (
+        tf.constant(x, tf.float64) for x in ([0.3, -0.5, 1.0], [1.0, 0.2, -0.4], [0.0, 0.9, 0.2])
+    )
+    variable, old = tf.Variable(logits), tf.nn.log_softmax(acted)
+    with tf.GradientTape(persistent=True) as tape:
+        log_probs = tf.nn.log_softmax(variable)
+        k3 = losses.kl_k3(tf.nn.log_softmax(reference) - log_probs)
+        weighted = tf.reduce_sum(tf.exp(old) * tf.exp(log_probs - old) * k3)
+        plain = tf.reduce_sum(tf.exp(old) * k3)
+    expected = kl_gradient(logits, reference, True)
+    np.testing.assert_allclose(tape.gradient(weighted, variable), expected, atol=1e-12)
+    for kind in (True, False):
+        other = kl_gradient(logits, reference, kind)
+        assert np.abs(tape.gradient(plain, variable) - other).max() > 1e-2
 
 
 def test_k1_in_the_reward_gives_the_gradient_of_the_reverse_kl():
@@ -349,6 +399,7 @@ def test_episodes_longer_than_a_rollout_are_cut():
         (keras_pg.GRPO, {"scale": "std"}, ValueError, "scale .*'std'"),
         (keras_pg.GRPO, {"normalization": "mean"}, ValueError, "normalization .*'mean'"),
         (keras_pg.GRPO, {"clip_ratio_high": 0.0}, ValueError, "clip_ratio_high .*0"),
+        (keras_pg.GRPO, {"clip_ratio": None, "clip_ratio_high": 0.3}, ValueError, "clips nothing"),
         (keras_pg.GRPO, {"advantage": "gae"}, TypeError, "no argument 'advantage'"),
         (keras_pg.PPO, {"kl_coef": 0.1}, ValueError, "one needs the other"),
         (keras_pg.PPO, {"kl_estimator": "k4"}, ValueError, "'k4'"),
@@ -365,6 +416,13 @@ def test_bad_arguments_are_refused(algorithm, arguments, error, message):
 def test_k1_in_the_loss_is_refused():
     with pytest.raises(ValueError, match="gradient of zero"):
         keras_pg.PPO(reference=built(keras_pg.GRPO), kl_coef=0.1, kl_estimator="k1")
+
+
+def test_a_reference_that_squashes_is_none_for_an_agent_that_clips():
+    reference = built(keras_pg.PPO, CONTINUOUS, squash_actions=True)
+    agent = keras_pg.PPO(reference=reference, kl_coef=0.1)
+    with pytest.raises(ValueError, match=r"SquashedGaussian.*squash_actions must be the same"):
+        agent.build(OBSERVATIONS, CONTINUOUS)
 
 
 def test_a_reference_for_other_spaces_is_refused():

@@ -25,6 +25,8 @@ def mean_of(rows):
 FUNCTIONS = {
     "masked_mean": (losses.masked_mean, 1),
     "weighted_mean": (lambda x, m: losses.weighted_mean(x, tf.cast(m, x.dtype) / 5), 1),
+    "policy_gradient": (mean_of(losses.policy_gradient), 2),
+    "surrogate": (mean_of(losses.surrogate), 2),
     "clipped_surrogate": (mean_of(lambda r, a: losses.clipped_surrogate(r, a, 0.2)), 2),
     "squared_error": (mean_of(losses.squared_error), 2),
     "clipped_squared_error": (
@@ -38,6 +40,8 @@ FUNCTIONS = {
 ROWS = {
     "masked_mean": lambda x: x,
     "weighted_mean": lambda x: x,
+    "policy_gradient": lambda log_prob, a: -log_prob * a,
+    "surrogate": lambda r, a: -r * a,
     "clipped_surrogate": lambda r, a: -min(r * a, min(max(r, 0.8), 1.2) * a),
     "squared_error": lambda v, t: (v - t) ** 2,
     "clipped_squared_error": lambda v, o, t: max(

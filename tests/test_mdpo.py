@@ -52,7 +52,7 @@ def ascended(agent, batch, steps):
 
     @tf.function(autograph=False)
     def ascend():
-        return agent._ascend(steps, lambda i: (*batch, everything))
+        return agent._ascend(steps, lambda i: (*batch, everything, everything))
 
     ascend()
     return tf.nn.softmax(agent.actor(np.zeros(1, np.int64)))[0].numpy()
@@ -104,11 +104,12 @@ def test_the_first_gradient_step_knows_no_penalty(space):
 @every_space
 @pytest.mark.parametrize("algorithm, settings", [
     (keras_pg.PPO, {"kl_penalty": 0.0}), (keras_pg.PPO, {"kl_penalty": 20.0}),
+    (keras_pg.PPO, {"kl_penalty": 20.0, "clip_ratio": 0.05}),
     (keras_pg.MDPO, {"step_size": 10.0}), (keras_pg.MDPO, {"step_size": 0.05}),
 ])  # fmt: skip
 def test_the_loss_has_the_kl_in_the_order_and_with_the_factor_it_claims(algorithm, settings, space):
     agent, old = (
-        built(algorithm, space, num_minibatches=1, clip_ratio=None, **settings),
+        built(algorithm, space, **{"num_minibatches": 1, "clip_ratio": None, **settings}),
         built(keras_pg.PPO, space),
     )
     for variable in old.actor.trainable_variables:
@@ -133,9 +134,12 @@ def test_the_loss_has_the_kl_in_the_order_and_with_the_factor_it_claims(algorith
         if algorithm is keras_pg.PPO
         else q.kl_divergence(p) / settings["step_size"]
     )
-    np.testing.assert_allclose(
-        rows["policy_loss"], -ratio * advantages + penalty, rtol=1e-5, atol=1e-5
-    )
+    surrogate = ratio * advantages
+    if "clip_ratio" in settings:
+        clipped = tf.clip_by_value(ratio, 0.95, 1.05) * advantages
+        assert np.any(clipped < surrogate)
+        surrogate = tf.minimum(surrogate, clipped)
+    np.testing.assert_allclose(rows["policy_loss"], penalty - surrogate, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,13 @@ def test_no_step_is_taken_along_a_direction_without_curvature(direction):
     np.testing.assert_array_equal(step[0], np.zeros(3))
 
 
+@pytest.mark.parametrize("curvature", [-1.0, 0.0])
+def test_no_step_is_taken_where_the_quadratic_model_has_no_minimum(curvature):
+    direction = [tf.constant([1.0, -2.0, 3.0], tf.float64)]
+    step = trust_region.natural_step(lambda v: [curvature * x for x in v], direction, 0.01)
+    np.testing.assert_array_equal(step[0], np.zeros(3))
+
+
 @pytest.mark.parametrize("affine", [True, False])
 def test_only_the_natural_gradient_is_the_same_in_other_coordinates(affine):
     """θ = M φ + c: the natural step in φ gives the policy of the natural step in θ."""

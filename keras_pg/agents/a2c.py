@@ -128,10 +128,6 @@ class A2C(Agent):
         metrics["explained_variance"] = losses.explained_variance(values, returns, steps.valid)
         return self.log(rollout, metrics)
 
-    def step_weights(self, valid):
-        """The weight of each step [T, N] in the loss: all alike, of sum 1."""
-        return losses.mean_weights(tf.reshape(valid, [-1]))
-
     def surrogate_loss(self, observations, actions, returns, advantage):
         """The negated objective and its parts, for each row."""
         policy = self.actor.action_distribution

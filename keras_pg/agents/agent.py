@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_pg import advantages, randomness, saved_model, spaces
+from keras_pg import advantages, losses, randomness, saved_model, spaces
 from keras_pg.callbacks import RaiseOnNonFinite, StopAfterTimesteps
 from keras_pg.hyperparameters import (
     Hyperparameter,
@@ -548,6 +548,10 @@ class Agent(keras.Model):
         if self.discount_weighting:
             return self.advantage.discounted(evaluated)
         return self.advantage(evaluated)
+
+    def step_weights(self, valid):
+        """The weight [T·N] of each step [T, N] in the policy gradient: all alike, of sum 1."""
+        return losses.mean_weights(tf.reshape(valid, [-1]))
 
     def learn_statistics(self, rollout, evaluated):
         """Merges the rollout into every running statistic. They are frozen until then."""

@@ -24,7 +24,7 @@ import tensorflow as tf
 from keras_pg import losses
 from keras_pg.agents.ppo import PPO
 from keras_pg.hyperparameters import Hyperparameter, check_count
-from keras_pg.returns import group_advantages, reward_to_go
+from keras_pg.returns import group_advantages
 from keras_pg.rollouts.minibatches import Minibatches, flatten_time
 
 
@@ -73,13 +73,15 @@ class GRPO(PPO):
         clip_ratio_high: ε' for ratios above 1; None for ε.
         reference, kl_coef, kl_estimator, kl_in, entropy_coef, target_kl, gamma,
             normalize_observations, squash_actions, seed: see `PPO`. Returns are not discounted
-            unless gamma is given.
+            unless gamma is given. With kl_in="reward" the penalty is part of the returns that are
+            compared, and of what they are divided by: in a group whose own returns are all equal
+            it is all there is, however small kl_coef.
         update_epochs, num_minibatches: see `PPO`; a single gradient step by default, as in the
             paper.
 
     Metrics: those of `PPO` that need no critic, and `frac_zero_std`, the share of groups whose
-    returns were all equal. The loss says nothing of progress: before the first gradient step
-    it is 0 in the mean whatever the policy.
+    returns, before any penalty, were all equal. The loss says nothing of progress: before the first
+    gradient step it is 0 in the mean whatever the policy.
 
     Raises:
         ValueError: a hyperparameter is out of range, or num_envs no multiple of group_size.
@@ -143,6 +145,11 @@ class GRPO(PPO):
                 'normalization must be "sequence", "token" or "constant", '
                 f"received {normalization!r}."
             )
+        if clip_ratio is None and clip_ratio_high is not None:
+            raise ValueError(
+                f"clip_ratio=None clips nothing, and clip_ratio_high={clip_ratio_high!r} is a part "
+                "of the clipping: give both or neither."
+            )
         self.scale, self.normalization = scale, normalization
         self.clip_ratio_high = clip_ratio_high
 
@@ -151,11 +158,12 @@ class GRPO(PPO):
         # 1. The policy that collected, and the reference.
         steps = flatten_time(rollout)
         old_policy = self.old_policy(steps)
+        groups = tf.reshape(self.criticize(rollout).returns()[0], (-1, self.group_size))
         rollout = self.penalize_rewards(rollout, steps, *old_policy)
         evaluated = self.criticize(rollout)
 
         # 2. Advantages, one for each episode.
-        returns = evaluated.returns(reward_to_go)[0]
+        returns = evaluated.returns()[0]
         by_episode = group_advantages(returns, self.group_size, self.scale)
         advantage = tf.reshape(tf.ones_like(rollout.rewards) * by_episode, [-1])
 
@@ -167,14 +175,16 @@ class GRPO(PPO):
             num_minibatches=self.num_minibatches,
         )
         weights = self.num_minibatches * step_weights(rollout.valid, self.normalization)
+        counted = losses.mean_weights(minibatches.split(steps.valid))
         zeros = tf.zeros_like(advantage)
         batch = (steps.observations, steps.actions, *old_policy, zeros, zeros, advantage)
         weights = minibatches.split(tf.reshape(weights, [-1]))
-        metrics = self._ascend(minibatches.count, lambda i: minibatches(i, batch, (weights,)))
+        metrics = self._ascend(
+            minibatches.count, lambda i: minibatches(i, batch, split=(weights, counted))
+        )
 
         # 4. Running statistics, frozen until here.
         self.learn_statistics(rollout, evaluated)
-        groups = tf.reshape(returns, (-1, self.group_size))
         equal = tf.logical_not(losses.varies(groups, tf.ones_like(groups, tf.bool)))
         metrics["frac_zero_std"] = tf.reduce_mean(tf.cast(equal, tf.float32))
         return self.log(rollout, metrics)

@@ -61,8 +61,10 @@ class PPO(Agent):
             A copy of it is made, which does not learn.
         kl_coef: of KL(π ‖ π_ref), a number or a schedule.
         kl_estimator: "exact", or an estimate from the actions of the rollout, "k1", "k2" or "k3".
-        kl_in: "loss": in the gradient, where "exact" and "k2" have that of KL(π ‖ π_ref), "k3" that
-            of KL(π_ref ‖ π), and "k1" none; or "reward": taken off each reward, where "k1" gives
+        kl_in: "loss": in the gradient, where "exact" has that of KL(π ‖ π_ref). Before the first
+            gradient step on a rollout "k2" has it too, in the mean, "k3" that of KL(π_ref ‖ π), and
+            "k1" none; after it the actions are no longer the policy's own, and the estimates are
+            not weighted for that. Or "reward": taken off each reward, where "k1" gives
             the gradient of KL(π ‖ π_ref), later states included. (The others lack the derivative
             of the estimate itself there, and hardly pull once the policy is near.)
         value_clip: keep V within this distance of its old value; None for no bound.
@@ -188,6 +190,13 @@ class PPO(Agent):
             built = self.reference.observation_space, self.reference.action_space
             spaces.check_same_spaces(built, (observation_space, action_space))
         super().build(observation_space, action_space)
+        policies = [self.actor, self.reference or self.actor]
+        ours, its = [type(policy.action_distribution).__name__ for policy in policies]
+        if ours != its:
+            raise ValueError(
+                f"The reference's actions are {its}, the agent's {ours}: squash_actions must be "
+                "the same for both."
+            )
 
     def train_step(self, rollout):
         """One policy iteration; the numbers are those of the module's pseudocode."""
@@ -212,12 +221,12 @@ class PPO(Agent):
             num_minibatches=self.num_minibatches,
         )
         psi, valid = minibatches.split(advantage), minibatches.split(steps.valid)
-        if self.normalize_advantages:
+        if self.normalize_advantages and psi.shape[-1] > 1:
             psi = normalize(psi, valid)
         weights = losses.mean_weights(valid)
         batch = (steps.observations, steps.actions, *old_policy, values, returns)
         metrics = self._ascend(
-            minibatches.count, lambda i: minibatches(i, batch, split=(psi, weights))
+            minibatches.count, lambda i: minibatches(i, batch, split=(psi, weights, weights))
         )
 
         # 4. The penalty's coefficient.
@@ -253,19 +262,29 @@ class PPO(Agent):
         return rollout._replace(rewards=rollout.rewards - penalty)
 
     def _ascend(self, count, minibatch):
-        """Up to `count` gradient steps; returns the means of their metrics."""
+        """Up to `count` gradient steps; returns the means of their metrics.
+
+        A minibatch is the fields of a `Batch`, the weights of its rows in the loss, and those in
+        what is said of the policy, which is a mean over rows whatever the loss is.
+        """
         variables = self.optimized_variables()
-        names = self.row_metrics
+        of_loss = [name for name in self.row_metrics if name.endswith("loss")]
+        of_policy = [name for name in self.row_metrics if name not in of_loss]
         if self.reference is not None:
-            names = (*names, "kl_reference")
+            of_policy.append("kl_reference")
+        names = of_loss + of_policy
 
         def gradient_step(i, stop, n_updates, sums):
-            *fields, weights = minibatch(i)
+            *fields, weights, counted = minibatch(i)
             with tf.GradientTape() as tape:
                 rows = self.surrogate_loss(Batch(*fields))
                 loss = losses.weighted_mean(rows["loss"], weights)
             gradients = tape.gradient(loss, variables)
-            means = losses.weighted_mean(tf.stack([rows[name] for name in names]), weights)
+            means = [
+                losses.weighted_mean(tf.stack([rows[name] for name in of_loss]), weights),
+                losses.weighted_mean(tf.stack([rows[name] for name in of_policy]), counted),
+            ]
+            means = tf.concat(means, axis=0)
             if self.target_kl is not None:
                 stop = means[names.index("approx_kl")] > 1.5 * self.target_kl
             taken = self.apply_if_finite(gradients, variables, unless=stop)

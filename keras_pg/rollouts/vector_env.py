@@ -16,7 +16,7 @@ WHILE_STEPPING = "While stepping"
 WHILE_RESETTING = "While resetting"
 
 # Fewer float32 numbers than these between the smallest and the largest observation are too few.
-_FEWEST_NUMBERS = 1000
+_FEWEST_NUMBERS = 10
 
 
 def make_vector_env(env, num_envs=None, vectorization="sync"):
@@ -80,6 +80,9 @@ class SerialVectorEnv(SyncVectorEnv):
 
     Args:
         factories: functions that each return a `gymnasium.Env`.
+
+    Attributes:
+        resting: bool [N], environments that a step leaves as they are; none at first.
     """
 
     def __init__(self, factories):
@@ -102,6 +105,7 @@ class SerialVectorEnv(SyncVectorEnv):
         n = self.num_envs
         self._latest = [None] * n
         self._batch = create_empty_array(self.single_observation_space, n)
+        self.resting = np.zeros(n, bool)
         self._reward = np.zeros(n, np.float64)
         self._terminated, self._truncated = np.zeros(n, bool), np.zeros(n, bool)
 
@@ -120,8 +124,10 @@ class SerialVectorEnv(SyncVectorEnv):
         return self._observations_of_all(), {}
 
     def step(self, actions):
-        """Steps each environment once."""
+        """Steps the environments that do not rest; of the others, their latest step again."""
         for i, (env, action) in enumerate(zip(self.envs, actions)):
+            if self.resting[i]:
+                continue
             step = env.step(action)
             self._latest[i], self._reward[i], self._terminated[i], self._truncated[i], _ = step
         return self._observations_of_all(), self._reward, self._terminated, self._truncated, {}
@@ -169,6 +175,8 @@ class VectorEnvCollector:
             env, SyncVectorEnv | AsyncVectorEnv
         ) and isinstance(env.single_action_space, gymnasium.spaces.Discrete)
         self._steps = 0
+        # Environments made here wait for `reset` when their episode is over.
+        self._rests = whole_episodes and isinstance(env, SerialVectorEnv)
         # A dtype of 16 bits loses nothing as float32.
         space = env.single_observation_space
         self._resolution_unchecked = (
@@ -242,9 +250,12 @@ class VectorEnvCollector:
         rollout.valid[:] = True
         steps, finished = T, np.zeros(n, bool)
         for t in range(T):
-            if self.whole_episodes and finished.all():
-                steps = t
-                break
+            if self.whole_episodes:
+                if finished.all():
+                    steps = t
+                    break
+                if self._rests:
+                    self.env.resting[:] = finished
             try:
                 self._step(rollout, t, noise[t])
             except Exception as error:
@@ -303,7 +314,7 @@ class VectorEnvCollector:
             self._restart(self._just_ended)
         ended = terminated | truncated
         self._just_ended = ended
-        if not ended.any():
+        if self._rests or not ended.any():
             return
         if self._mode is AutoresetMode.SAME_STEP:
             for i in np.flatnonzero(ended):

@@ -30,6 +30,15 @@ from tabular import (
 )
 
 EPISODES = 20_000
+
+
+def with_running_mean(mean):
+    """A baseline that has seen returns of this mean."""
+    estimator = ReturnMinusBaseline("mean")
+    estimator.layers[0].merge(np.full((10,), mean), np.ones(10, bool))
+    return estimator
+
+
 ESTIMATORS = {
     "total return": TotalReturn(),
     "reward to go": RewardToGo(),
@@ -37,6 +46,7 @@ ESTIMATORS = {
     "return minus a function": ReturnMinusBaseline(
         lambda states: 0.5 * tf.cast(states, tf.float64)
     ),
+    "return minus a running mean": with_running_mean(0.7),
     "TD": TDResidual(),
     "3 steps": NStep(3),
     "GAE": GAE(0.7),
@@ -86,6 +96,7 @@ def test_every_estimator_gives_the_policy_gradient(played, name):
 
 
 # Not the returns: those of late steps are cut where an MDP without a horizon is no longer played.
+# The chain has one, see below.
 @pytest.mark.parametrize("name", ["TD", "GAE", "Q - V"])
 def test_without_discount_weighting_it_is_the_gradient_with_undiscounted_states(played, name):
     mdp, logits, states, actions, evaluated = played
@@ -95,6 +106,12 @@ def test_without_discount_weighting_it_is_the_gradient_with_undiscounted_states(
     assert found < bound
     found, bound = distance(samples, exact_gradient(mdp, logits))
     assert found > 10 * bound
+
+
+@pytest.mark.parametrize("name", ["reward to go", "return minus V", "return minus a function"])
+@pytest.mark.parametrize("played", ["chain"], indirect=True)
+def test_so_it_is_of_returns_where_episodes_have_a_horizon(played, name):
+    test_without_discount_weighting_it_is_the_gradient_with_undiscounted_states(played, name)
 
 
 def test_variance_falls_from_total_return_to_reward_to_go_to_baseline_to_gae(played):
