@@ -40,6 +40,8 @@ ZOO = {
     "Acrobot-v1": ("trpo", -83),
     "Pendulum-v1": ("trpo", -175),
     "LunarLander-v3": ("trpo_zoo", 133),
+    "LunarLanderContinuous-v3": ("trpo_zoo", 262),
+    "MountainCarContinuous-v0": ("trpo_zoo", 92),
     "HalfCheetah-v4": ("trpo_zoo", 1803),
     "Hopper-v4": ("trpo_zoo", 3372),
     "Walker2d-v4": ("trpo_zoo", 4502),

@@ -70,7 +70,9 @@ def interpreter(library, directory):
     if not (path / "complete").exists():
         print(f"Making {path} ...", flush=True)
         venv.create(path, with_pip=True, clear=True)
-        what = ["-r", HERE / "peers" / requirements] if requirements else [f"{HERE.parent}[mujoco]"]
+        # keras_pg as it is in the source tree, then and later.
+        ours = ["-e", f"{HERE.parent}[box2d,mujoco]"]
+        what = ["-r", HERE / "peers" / requirements] if requirements else ours
         subprocess.run([python, "-m", "pip", "install", "--quiet", *what], check=True)
         (path / "complete").touch()
     return python

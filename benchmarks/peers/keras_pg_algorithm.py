@@ -14,6 +14,7 @@ import time
 
 import bandit  # noqa: F401  registers its environment
 import keras
+from protocol import versions
 
 import keras_pg
 
@@ -56,6 +57,7 @@ def main():
     result = agent.evaluate(env, episodes=episodes, seed=10_000 + seed, verbose=0)
     points = zip(history["env_steps"], history["episode_return"])
     report = {
+        "versions": versions(("keras_pg", "tensorflow", "keras", "gymnasium", "numpy")),
         "seed": seed,
         "env_steps": int(agent.env_steps.numpy()),
         # An epoch in which no episode ended has no return.

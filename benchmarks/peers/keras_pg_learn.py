@@ -10,6 +10,7 @@ import sys
 import time
 
 import keras
+from protocol import versions
 
 import keras_pg
 
@@ -60,6 +61,7 @@ def main():
     result = agent.evaluate(settings["env"], episodes=100, seed=10_000 + seed, verbose=0)
     report = {
         "library": "keras_pg",
+        "versions": versions(("keras_pg", "tensorflow", "keras", "gymnasium", "numpy")),
         "seed": seed,
         "env_steps": int(agent.env_steps.numpy()),
         "curve": list(zip(history["env_steps"], history["episode_return"])),

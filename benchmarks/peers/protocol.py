@@ -95,6 +95,12 @@ def seconds_since_process_start():
     return time.clock_gettime(time.CLOCK_BOOTTIME) - start_ticks / os.sysconf("SC_CLK_TCK")
 
 
+def versions(packages):
+    """{distribution: version}, of Python too."""
+    installed = {package: importlib.metadata.version(package) for package in packages}
+    return {"python": platform.python_version(), **installed}
+
+
 def print_report(library, packages, arguments, stopwatch, env_steps, evaluated_return=None):
     """Prints the run's measurements as one line of JSON.
 
@@ -112,8 +118,7 @@ def print_report(library, packages, arguments, stopwatch, env_steps, evaluated_r
     collect, update = stopwatch.phase_seconds["collect"], stopwatch.phase_seconds["update"]
     report = {
         "library": library,
-        "versions": {"python": platform.python_version()}
-        | {package: importlib.metadata.version(package) for package in packages},
+        "versions": versions(packages),
         "arguments": vars(arguments),
         "seed": arguments.seed,
         "env_steps": env_steps,
