@@ -5,6 +5,8 @@ squared distance to the exact gradient in units of the standard error (Hotelling
 the quantile of χ² that corresponds to three standard errors of a single number.
 """
 
+import pathlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -29,6 +31,7 @@ from tabular import (
     policy_of,
 )
 
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "algorithms" / "README.md"
 EPISODES = 20_000
 
 
@@ -112,6 +115,22 @@ def test_without_discount_weighting_it_is_the_gradient_with_undiscounted_states(
 @pytest.mark.parametrize("played", ["chain"], indirect=True)
 def test_so_it_is_of_returns_where_episodes_have_a_horizon(played, name):
     test_without_discount_weighting_it_is_the_gradient_with_undiscounted_states(played, name)
+
+
+def test_the_variances_are_those_of_the_page(played, request):
+    """Relative to that of the total return; two digits, of episodes that have a seed."""
+    _, logits, states, actions, evaluated = played
+    variances = {}
+    for name, estimator in ESTIMATORS.items():
+        psi = estimator.discounted(evaluated).numpy()
+        samples = episode_gradients(logits, states, actions, psi, evaluated.valid)
+        variances[name] = samples.var(0).sum()
+    found = [f"{v / variances['total return']:.2g}" for v in variances.values()]
+    table = PAGE.read_text().partition("Variance of the estimate from one episode")[2]
+    rows = [line.strip("|").split("|") for line in table.splitlines() if line.startswith("| ")]
+    header, *rows = [[cell.strip() for cell in row] for row in rows[: 1 + len(found)]]
+    column = header.index(request.node.callspec.params["played"])
+    assert [(row[0], row[column]) for row in rows] == list(zip(variances, found))
 
 
 def test_variance_falls_from_total_return_to_reward_to_go_to_baseline_to_gae(played):

@@ -85,3 +85,77 @@ AGENTS = {
 def test_every_agent_learns(name):
     make, settings, *how = AGENTS[name]
     assert trained(make(seed=0, **settings), Discrete(2), *how) > 0.9
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_every_agent_compiles_and_goes_on_when_saved(name, tmp_path):
+    """Its own step under XLA; the weights after two iterations, saved and loaded between or not."""
+    make, settings, *_ = AGENTS[name]
+    networks = {"actor": keras_pg.mlp((8,), seed=1)}
+    if make is not keras_pg.GRPO:
+        networks["critic"] = keras_pg.mlp((8,), seed=2)
+
+    def fit(agent):
+        shape = {"num_envs": 8, "num_steps": 4, "epochs": 1, "steps_per_epoch": 1}
+        agent.fit(lambda: Signs(Discrete(2)), **shape, verbose=0)
+
+    agent = make(**networks, seed=0, **settings)
+    fit(agent)
+    assert agent.jit_compile is True
+    agent.save(tmp_path / "agent.keras")
+    loaded = keras.models.load_model(tmp_path / "agent.keras")
+    fit(agent)
+    fit(loaded)
+    for one, other in zip(agent.weights, loaded.weights, strict=True):
+        np.testing.assert_array_equal(one, other, err_msg=one.path)
+
+
+class Forever(gymnasium.Env):
+    """One state, reward 1, no end of its own."""
+
+    observation_space = Discrete(1)
+    action_space = Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return 0, {}
+
+    def step(self, action):
+        return 0, 1.0, False, False, {}
+
+
+class Ending(Forever):
+    """The same, but the fourth step is terminal."""
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self.t += 1
+        return 0, 1.0, self.t == 4, False, {}
+
+
+@pytest.mark.parametrize("name", ["A2C", "REINFORCE", "NPG", "TRPO", "PPO", "MDPO"])
+def test_time_limits_bootstrap_and_terminations_do_not(name):
+    """Reward 1 for ever under a time limit is worth 1 / (1 - γ) = 10, and less if it ends."""
+    settings = {
+        "A2C": {"value_coef": 1.0},
+        "REINFORCE": {"value_coef": 1.0},
+        "NPG": {"num_minibatches": 1},
+        "TRPO": {"num_minibatches": 1},
+        "PPO": {"num_minibatches": 1, "value_coef": 1.0},
+        "MDPO": {"value_coef": 1.0},
+    }[name]
+
+    def learned_value(env):
+        agent = getattr(keras_pg, name)(gamma=0.9, gae_lambda=0.5, seed=0, **settings)
+        many = name not in ("A2C", "REINFORCE")  # gradient steps an iteration, not one
+        agent.compile(keras.optimizers.Adam(0.02 if many else 0.1), jit_compile=False)
+        steps = 60 if many else 150
+        agent.fit(env, num_envs=2, num_steps=16, epochs=1, steps_per_epoch=steps, verbose=0)
+        return agent.critic(np.array([0])).numpy().item()
+
+    limited = learned_value(lambda: gymnasium.wrappers.TimeLimit(Forever(), 4))
+    assert limited == pytest.approx(10.0, rel=0.03)
+    assert learned_value(Ending) < 5.0
