@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 import keras_pg
-from keras_pg.advantages import GAE, NStep, ReturnMinusBaseline
+from keras_pg.advantages import GAE, ActionAdvantage, NStep, ReturnMinusBaseline
 from keras_pg.diagnostics import gradient_statistics
 
 # A critic of actions knows Q(s, a), and V(s) as its mean under the policy: enough for every Ψ.
@@ -13,12 +13,14 @@ agent.fit("CartPole-v1", num_steps=32, total_timesteps=40_000, verbose=0)
 estimators = {
     "total return": "total_return",
     "reward to go": "reward_to_go",
+    "return - mean": ReturnMinusBaseline("mean"),
     "return - V": ReturnMinusBaseline("value"),
     "GAE(0.95)": GAE(0.95),
     "5 steps": NStep(5),
     "TD": "td",
     "Q": "q",
     "Q - V": "advantage",
+    "half GAE, half Q - V": 0.5 * GAE(0.95) + 0.5 * ActionAdvantage(),
 }
 variances = {}
 for name, advantage in estimators.items():
@@ -27,7 +29,7 @@ for name, advantage in estimators.items():
     )
     variances[name] = found.variance
     print(
-        f"{name:14} variance {found.variance:10.4g}   signal to noise {found.signal_to_noise:.3g}"
+        f"{name:20} variance {found.variance:10.4g}   signal to noise {found.signal_to_noise:.3g}"
     )
 
 figure = Figure(figsize=(7, 3.5), dpi=120, layout="constrained")

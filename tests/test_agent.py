@@ -240,18 +240,21 @@ def test_no_retracing_when_hyperparameters_change():
             self.model.clip_ratio = 0.1 / (epoch + 1)
             self.model.entropy_coef = 0.01 * epoch
 
-    agent = Traced(keras_pg.mlp((8,)), keras_pg.mlp((8,)), num_minibatches=2, update_epochs=1)
+    networks = keras_pg.mlp((8,)), keras_pg.mlp((8,))
+    agent = Traced(*networks, num_minibatches=2, update_epochs=1)
     agent.compile(jit_compile=False)
     fit(agent, epochs=5, callbacks=[Change()])
     assert sum(traces) == 1
     assert float(agent.clip_ratio) == pytest.approx(0.02)
 
-
-def test_schedules_follow_gradient_steps():
+    # Nor when they follow schedules, of gradient steps.
     schedule = keras.optimizers.schedules.PolynomialDecay(0.2, 24, end_learning_rate=0.1)
-    agent = small_ppo(clip_ratio=schedule)
+    agent = Traced(*networks, num_minibatches=2, update_epochs=2, clip_ratio=schedule)
+    agent.compile(keras.optimizers.Adam(schedule), jit_compile=False)
     fit(agent, epochs=1)  # 3 iterations of 4 gradient steps
+    assert sum(traces) == 2
     assert float(agent.clip_ratio) == pytest.approx(0.15)
+    assert float(agent.optimizer.learning_rate) == pytest.approx(0.15)
     with pytest.raises(ValueError, match="clip_ratio follows a schedule"):
         agent.clip_ratio = 0.3
 

@@ -373,6 +373,16 @@ def test_normalizer_is_frozen_during_the_update_and_then_moves_once():
         np.testing.assert_allclose(network.normalization.variance(), rows.var(0), rtol=1e-6)
 
 
+def test_states_and_successors_are_judged_by_the_same_statistics():
+    """V of a final observation is what V is of the same observation anywhere else."""
+    agent = make_agent(normalize_observations=True, num_minibatches=1, update_epochs=1)
+    rollout = make_rollout(agent)
+    step(agent, rollout)  # so that there are statistics
+    rollout = rollout._replace(next_observations=rollout.observations)
+    evaluated = agent.criticize(tf.nest.map_structure(tf.constant, rollout))
+    np.testing.assert_array_equal(evaluated.next_values, evaluated.values)
+
+
 def test_reward_scaling_leaves_the_rollout_raw():
     agent = make_agent(normalize_rewards=True, num_minibatches=1, update_epochs=1)
     rollout = make_rollout(agent)
