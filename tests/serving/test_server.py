@@ -25,7 +25,7 @@ from clients import free_port, predict_request, rest, states, stubs
 from keras_pg import versions
 from keras_pg.serving import config
 from keras_pg.serving.batching import BatchingParameters
-from keras_pg.serving.models import Model, Models, every, latest, newest_and_labelled
+from keras_pg.serving.models import Model, Models, State, every, latest, newest_and_labelled
 from keras_pg.serving.server import Server
 from policies import raw_observations
 from recorded_models import save_doubling
@@ -121,6 +121,23 @@ def test_a_corrupt_version_leaves_the_old_one_serving_and_says_why(base):
         publish(base, factor=5.0)
         eventually(lambda: states(server).get(3) == "AVAILABLE")
         assert rest(server, PREDICT, ONE) == (200, {"predictions": [[5.0, 10.0]]})
+
+
+@pytest.mark.parametrize("retries", [0, 5])
+def test_the_newest_serves_until_a_newer_one_can_beside_a_labelled_one(base, retries):
+    versions.label(base, base / "1", ["stable"])
+    publish(base)
+    models = Models([Model("policy", base, newest_and_labelled)], max_num_load_retries=retries)
+    models.poll()
+    (base / "3").mkdir()  # half copied
+    for _ in range(2):
+        models.poll()
+        assert models.find("policy")[0] == 2
+    publish(base)
+    models.poll()
+    assert models.find("policy")[0] == 4
+    available = [n for n, state, _ in models.status("policy") if state == State.AVAILABLE]
+    assert available == [4, 1]
 
 
 def test_a_version_with_a_failing_warmup_is_not_served(base):
