@@ -297,15 +297,25 @@ def test_a_refused_request_is_not_kept_by_its_error(tmp_path):
     assert servable._errors["serving_default"].__traceback__ is None
 
 
-def test_an_empty_configuration_changes_nothing(base, tmp_path):
+def test_a_configuration_that_lists_no_models_is_refused_and_changes_nothing(base, tmp_path):
     file = tmp_path / "models.config"
     file.write_text("")
     with pytest.raises(ValueError, match="has no model_config_list"):
         config.read_models(file)
-    with serving(base) as server, stubs(server) as (_, models):
-        empty = model_management_pb2.ReloadConfigRequest()
-        assert models.HandleReloadConfigRequest(empty, timeout=30).status.error_code == 0
+    request = model_management_pb2.ReloadConfigRequest()
+    with serving(base) as server:
+        for _ in range(2):
+            code, details = refused_configuration(server, request)
+            assert code == grpc.StatusCode.INVALID_ARGUMENT and "Only ModelConfigList" in details
+            request.config.custom_model_config.SetInParent()
         assert states(server) == {1: "AVAILABLE"}
+
+
+def refused_configuration(server, request):
+    """(code, details) of a request for another configuration."""
+    with stubs(server) as (_, models), pytest.raises(grpc.RpcError) as error:
+        models.HandleReloadConfigRequest(request, timeout=30)
+    return error.value.code(), error.value.details()
 
 
 def test_without_a_poll_interval_versions_are_looked_for_once(base):
@@ -336,9 +346,12 @@ def test_configuration_by_rpc(base):
             prediction.Predict(predict_request("policy", x=np.float32([[1, 2]])), timeout=30)
         assert error.value.code() == grpc.StatusCode.NOT_FOUND
         entry.base_path = "relative"
-        status = models.HandleReloadConfigRequest(request, timeout=30).status
-        assert status.error_code == 3 and "absolute path" in status.error_message
+        code, details = refused_configuration(server, request)
+        assert code == grpc.StatusCode.INVALID_ARGUMENT and "absolute path" in details
         assert states(server, "other") == {1: "AVAILABLE"}
+        entry.name, entry.base_path = "third", str(base / "none")
+        code, details = refused_configuration(server, request)
+        assert code == grpc.StatusCode.UNKNOWN and "did not become available" in details
 
 
 # --------------------------------------------------------------------------- the command line
