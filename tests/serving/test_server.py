@@ -24,9 +24,10 @@ from tensorflow_serving.apis import get_model_metadata_pb2, model_management_pb2
 from clients import free_port, predict_request, rest, states, stubs
 from keras_pg import versions
 from keras_pg.serving import config
-from keras_pg.serving.batching import BatchingParameters
+from keras_pg.serving.batching import MAX_TIMEOUT_MICROS, Batcher, BatchingParameters
 from keras_pg.serving.models import Model, Models, State, every, latest, newest_and_labelled
 from keras_pg.serving.server import Server
+from keras_pg.serving.status import RequestError
 from policies import raw_observations
 from recorded_models import save_doubling
 
@@ -282,7 +283,6 @@ def test_no_request_falls_between_two_versions(base, monkeypatch):
 
 def test_a_refused_request_is_not_kept_by_its_error(tmp_path):
     from keras_pg.serving.servable import Servable
-    from keras_pg.serving.status import RequestError
 
     module = tf.Module()
     compiled = tf.function(tf.tanh, jit_compile=True)
@@ -454,7 +454,7 @@ def test_it_can_be_stopped_while_it_waits_for_a_version(tmp_path, caplog):
         (["a", "--monitoring_config_file=bad"], "is not a tensorflow.serving.MonitoringConfig"),
         (
             ["a", "--enable_batching", "--batching_parameters_file=sizes"],
-            "allowed_batch_sizes must ascend and end with max_batch_size (8), received [4, 2]",
+            "must be positive, ascend and end with max_batch_size (8), received [4, 2]",
         ),
     ],
 )
@@ -504,8 +504,6 @@ def test_batches_give_every_request_its_own_rows(base):
 
 
 def test_requests_that_wait_are_run_together_padded_with_rows_of_their_own():
-    from keras_pg.serving.batching import Batcher
-
     sizes, gate = [], threading.Event()
 
     def run(inputs):
@@ -528,9 +526,6 @@ def test_requests_that_wait_are_run_together_padded_with_rows_of_their_own():
 
 
 def test_a_full_queue_is_unavailable():
-    from keras_pg.serving.batching import Batcher
-    from keras_pg.serving.status import RequestError
-
     gate = threading.Event()
 
     def run(inputs):
@@ -551,6 +546,79 @@ def test_a_full_queue_is_unavailable():
             future.result()
 
 
+def test_a_leader_that_fails_before_its_turn_leaves_no_follower_waiting():
+    entered, gate = threading.Event(), threading.Event()
+
+    class Slots(contextlib.AbstractContextManager):
+        def __enter__(self):
+            entered.set()
+            gate.wait(10)
+            raise MemoryError
+
+        __exit__ = None
+
+    batcher = Batcher(BatchingParameters())
+    slots, batcher._slots = batcher._slots, Slots()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        leader = pool.submit(batcher, "key", dict, {"x": np.zeros(1)})
+        assert entered.wait(10)
+        follower = pool.submit(batcher, "key", dict, {"x": np.zeros(1)})
+        eventually(lambda: [batch.rows for batch in batcher._open.values()] == [2])
+        gate.set()
+        with pytest.raises(MemoryError):
+            leader.result(10)
+        with pytest.raises(RequestError, match="The batch was not run"):
+            follower.result(10)
+    batcher._slots = slots
+    assert batcher("key", dict, {"x": np.zeros(1)})["x"].tolist() == [0.0]
+    assert not batcher._waiting
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_batch_size { value: 0 }", "max_batch_size must be at least 1, received 0"),
+        ("max_enqueued_batches {}", "max_enqueued_batches must be at least 1, received 0"),
+        ("num_batch_threads { value: -2 }", "num_batch_threads must be at least 1, received -2"),
+        ("batch_timeout_micros { value: -1 }", r"must be between 0 and \d+, received -1"),
+        (f"batch_timeout_micros {{ value: {2**62} }}", rf"between 0 and \d+, received {2**62}"),
+        (
+            "max_batch_size { value: 8 } allowed_batch_sizes: [0, 8]",
+            r"must be positive, ascend and end with max_batch_size \(8\), received \[0, 8\]",
+        ),
+    ],
+)
+def test_batching_parameters_that_would_let_no_request_through_are_refused(text, message, tmp_path):
+    file = tmp_path / "batching.config"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        config.read_batching(file)
+
+
+def test_a_batch_may_wait_as_long_as_a_thread_can():
+    batcher = Batcher(BatchingParameters(max_batch_size=2, batch_timeout_micros=MAX_TIMEOUT_MICROS))
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(batcher, "key", dict, {"x": np.full(1, i)}) for i in range(2)]
+        assert [future.result(10)["x"].tolist() for future in futures] == [[0], [1]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pad_variable_length_inputs: true",
+        "enable_large_batch_splitting { value: true }",
+        "max_execution_batch_size { value: 16 }",
+    ],
+)
+def test_batching_that_only_tensorflow_serving_does_is_refused(text, tmp_path):
+    file = tmp_path / "batching.config"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=f"{text.split()[0].rstrip(':')} is TensorFlow Serving's"):
+        config.read_batching(file)
+    file.write_text(text.replace("true", "false").replace("16", "0"))
+    assert config.read_batching(file) == BatchingParameters()
+
+
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
@@ -560,17 +628,11 @@ def test_a_full_queue_is_unavailable():
     ],
 )
 def test_what_cannot_be_batched_is_refused(inputs, message):
-    from keras_pg.serving.batching import Batcher
-    from keras_pg.serving.status import RequestError
-
     with pytest.raises(RequestError, match=message):
         Batcher(BatchingParameters(max_batch_size=8))("key", dict, inputs)
 
 
 def test_outputs_without_a_row_for_each_input_are_refused():
-    from keras_pg.serving.batching import Batcher
-    from keras_pg.serving.status import RequestError
-
     batcher = Batcher(BatchingParameters())
     for output, message in ((np.float32(1), "0 dimensions"), (np.zeros(1), "does not equal the s")):
         with pytest.raises(RequestError, match=message):
