@@ -788,7 +788,8 @@ def test_a_version_of_many_digits_is_none(small_server):
     assert status == 200
 
 
-def test_a_client_that_does_not_take_its_answer_is_cut_off(tmp_path):
+@pytest.mark.parametrize("meanwhile", [0, 1], ids=["", "and asks again"])
+def test_a_client_that_does_not_take_its_answer_is_cut_off(meanwhile, tmp_path):
     size = 16_000_000  # more than the buffers of both ends
     module = tf.Module()
     module.f = tf.function(
@@ -798,11 +799,14 @@ def test_a_client_that_does_not_take_its_answer_is_cut_off(tmp_path):
     tf.saved_model.save(
         module, str(tmp_path / "policy" / "1"), signatures={"serving_default": module.f}
     )
-    head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: 15\r\n\r\n"
+    request = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: 15\r\n\r\n"
+    request += '{"inputs": [1]}'
     with serving(tmp_path / "policy", port=None, request_seconds=0.5) as server:
         with socket.create_connection(("127.0.0.1", server.rest_api_port)) as connection:
-            connection.sendall(head.encode() + b'{"inputs": [1]}')
-            time.sleep(2)  # reading nothing
+            connection.sendall(request.encode())
+            assert connection.recv(1, socket.MSG_PEEK)  # the answer waits to be taken
+            connection.sendall(meanwhile * request.encode())
+            time.sleep(1)  # reading nothing
             received = 0
             with contextlib.suppress(OSError):
                 while chunk := connection.recv(2**20):
