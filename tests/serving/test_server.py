@@ -784,7 +784,21 @@ def test_a_version_of_many_digits_is_none(small_server):
     for digits in (20, 5000):
         path = f"/v1/models/policy/versions/{'9' * digits}:predict"
         assert rest(small_server, path, ONE) == (400, "")
-    status, _ = rest(small_server, f"/v1/models/policy/versions/{'0' * 30}1:predict", ONE)
+    for zeros in (30, 5000):
+        version = f"/v1/models/policy/versions/{'0' * zeros}1"
+        for path, body in (
+            (f"{version}:predict", ONE),
+            (version, None),
+            (f"{version}/metadata", None),
+        ):
+            assert rest(small_server, path, body)[0] == 200
+        assert rest(small_server, f"{version[:-1]}:predict", ONE)[0] == 404
+
+
+def test_a_length_of_many_digits_is_read(small_server):
+    body = json.dumps(ONE).encode()
+    headers = {"Content-Length": f"{'0' * 5000}{len(body)}"}
+    status, _ = rest(small_server, PREDICT, body, headers=headers)
     assert status == 200
 
 
