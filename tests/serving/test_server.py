@@ -470,6 +470,22 @@ def test_wrong_flags_are_refused_with_a_word_on_them(flags, message, tmp_path, m
     assert message in capsys.readouterr().err
 
 
+def test_a_flag_that_is_true_or_false_leaves_the_base_path_alone():
+    from keras_pg import cli
+
+    for flags, expected in (
+        (["--enable_batching"], (True, True)),
+        (["--enable_batching=true", "--enable_model_warmup"], (True, True)),
+        (["--enable_model_warmup=false", "--enable_batching=false"], (False, False)),
+    ):
+        for arguments in ([*flags, "base"], ["base", *flags]):
+            options = cli._parser().parse_args(["serve", *arguments])
+            assert options.base == "base"
+            assert (options.enable_batching, options.enable_model_warmup) == expected
+    with pytest.raises(SystemExit):
+        cli._parser().parse_args(["serve", "base", "--enable_batching=maybe"])
+
+
 def test_a_port_that_is_taken_is_named(base, capsys):
     from keras_pg import cli
 
