@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import json
 import os
+import pathlib
 import shutil
 import signal
 import socket
@@ -733,6 +734,50 @@ def test_slow_clients_do_not_keep_others_out_for_long(small_server):
         eventually(served)
 
 
+def test_more_connections_than_the_limit_are_unavailable(small_server, monkeypatch):
+    monkeypatch.syspath_prepend(pathlib.Path(__file__).parents[2] / "export" / "clients")
+    from rest_client import RestPolicy
+
+    address = "127.0.0.1", small_server.rest_api_port
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(socket.create_connection(address))
+        assert rest(small_server, PREDICT, ONE) == (503, "Service Unavailable")
+        with pytest.raises(RuntimeError, match="policy:predict: 503, Service Unavailable"):
+            RestPolicy(f"http://127.0.0.1:{address[1]}", "policy")([[1.0, 2.0]])
+    eventually(lambda: still_serves(small_server))
+
+
+def test_more_calls_than_the_limit_exhaust_resources(small_server):
+    def code():
+        with stubs(small_server) as (service, _):
+            try:
+                service.Predict(predict_request("policy", x=np.float32([[1, 2]])), timeout=30)
+            except grpc.RpcError as error:
+                return error.code()
+
+    with calls_without_a_message(small_server, 20):
+        eventually(lambda: code() == grpc.StatusCode.RESOURCE_EXHAUSTED)
+    eventually(lambda: code() is None)
+
+
+@contextlib.contextmanager
+def calls_without_a_message(server, count):
+    never = threading.Event()
+
+    def nothing():
+        never.wait(20)
+        yield from ()
+
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        predict = channel.stream_unary("/tensorflow.serving.PredictionService/Predict")
+        calls = [predict.future(nothing()) for _ in range(count)]
+        yield
+        for call in calls:  # kept until here: a call that is forgotten is cancelled
+            call.cancel()
+        never.set()
+
+
 def test_a_tensor_that_would_be_huge_is_refused(small_server):
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "policy"
@@ -770,21 +815,10 @@ def test_tensors_that_cannot_be_read_are_refused_at_once(small_server):
 
 
 def test_calls_that_never_send_their_message_keep_nobody_out(small_server):
-    never = threading.Event()
-
-    def nothing():
-        never.wait(20)
-        yield from ()
-
-    with contextlib.ExitStack() as stack:
-        for _ in range(12):
-            address = f"127.0.0.1:{small_server.port}"
-            channel = stack.enter_context(grpc.insecure_channel(address))
-            channel.stream_unary("/tensorflow.serving.PredictionService/Predict").future(nothing())
+    with calls_without_a_message(small_server, 12):
         time.sleep(0.5)
         with stubs(small_server) as (service, _):
             service.Predict(predict_request("policy", x=np.float32([[1, 2]])), timeout=10)
-        never.set()
 
 
 def test_large_heads_are_cut_off(small_server):
