@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -32,6 +33,7 @@ from keras_pg.serving.status import RequestError
 from policies import raw_observations
 from recorded_models import save_doubling
 
+ROOT = pathlib.Path(__file__).parents[2]
 PREDICT = "/v1/models/policy:predict"
 ONE = {"instances": [[1.0, 2.0]]}
 
@@ -487,6 +489,18 @@ def test_a_flag_that_is_true_or_false_leaves_the_base_path_alone():
         cli._parser().parse_args(["serve", "base", "--enable_batching=maybe"])
 
 
+def test_every_flag_is_documented():
+    from keras_pg import cli
+
+    (commands,) = cli._parser()._subparsers._group_actions
+    flags = {flag.partition("=")[0] for flag in commands.choices["serve"]._option_string_actions}
+    text = (ROOT / "docs" / "serving.md").read_text()
+    documented = {
+        flag for flag in flags if re.search(rf"^\| .*`{flag}\b.* \|$", text, re.MULTILINE)
+    }
+    assert flags - documented == {"-h", "--help"}
+
+
 def test_a_port_that_is_taken_is_named(base, capsys):
     from keras_pg import cli
 
@@ -735,7 +749,7 @@ def test_slow_clients_do_not_keep_others_out_for_long(small_server):
 
 
 def test_more_connections_than_the_limit_are_unavailable(small_server, monkeypatch):
-    monkeypatch.syspath_prepend(pathlib.Path(__file__).parents[2] / "export" / "clients")
+    monkeypatch.syspath_prepend(ROOT / "export" / "clients")
     from rest_client import RestPolicy
 
     address = "127.0.0.1", small_server.rest_api_port
