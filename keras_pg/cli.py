@@ -139,15 +139,11 @@ def _parser():
         # A label of a version that is not loaded yet never stops this server.
         ("--allow_version_labels_for_unavailable_models", True),
     ):
-        serve.add_argument(flag, nargs="?", type=_boolean, const=True, default=default)
+        # Not nargs="?", which would take BASE for the value of a flag before it.
+        serve.add_argument(flag, f"{flag}=true", action="store_true", default=default)
+        serve.add_argument(f"{flag}=false", dest=flag[2:], action="store_false", default=default)
     serve.set_defaults(run=_serve)
     return parser
-
-
-def _boolean(text):
-    if text.lower() not in ("true", "false", "1", "0"):
-        raise argparse.ArgumentTypeError(f"expected true or false, received {text!r}")
-    return text.lower() in ("true", "1")
 
 
 def _train(options):

@@ -29,10 +29,9 @@ class RestPolicy:
         """The actions for a batch of observations, as an array."""
         inputs = {"observation": np.asarray(observations).tolist()}
         response = self._session.post(self._url, json={"inputs": inputs}, timeout=10)
-        answer = response.json()
-        if response.status_code != 200:
-            raise RuntimeError(f"{self._url}: {response.status_code}, {answer['error']}")
-        return np.array(answer["outputs"]["action"])
+        if response.status_code != 200:  # not always JSON, such as from a proxy
+            raise RuntimeError(f"{self._url}: {response.status_code}, {response.text}")
+        return np.array(response.json()["outputs"]["action"])
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from grpc import StatusCode
 
 from keras_pg.serving.status import RequestError, invalid
 
+MAX_TIMEOUT_MICROS = int(1e6 * threading.TIMEOUT_MAX)  # what a thread can wait
+
 
 @dataclasses.dataclass(frozen=True)
 class BatchingParameters:
@@ -21,6 +23,10 @@ class BatchingParameters:
         num_batch_threads: batches that run at once.
         allowed_batch_sizes: ascending sizes to which batches are padded, with copies of their
             first row; none pads nothing.
+
+    Raises:
+        ValueError: sizes, batches or threads that are not positive, a negative time or one that no
+            thread can wait, or allowed sizes that do not ascend to `max_batch_size`.
     """
 
     max_batch_size: int = 1000
@@ -30,11 +36,19 @@ class BatchingParameters:
     allowed_batch_sizes: tuple[int, ...] = ()
 
     def __post_init__(self):
-        sizes = self.allowed_batch_sizes
-        if sizes and (list(sizes) != sorted(set(sizes)) or sizes[-1] != self.max_batch_size):
+        for name in ("max_batch_size", "max_enqueued_batches", "num_batch_threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, received {getattr(self, name)}.")
+        if not 0 <= self.batch_timeout_micros <= MAX_TIMEOUT_MICROS:
             raise ValueError(
-                "allowed_batch_sizes must ascend and end with max_batch_size "
-                f"({self.max_batch_size}), received {list(sizes)}."
+                f"batch_timeout_micros must be between 0 and {MAX_TIMEOUT_MICROS}, received "
+                f"{self.batch_timeout_micros}."
+            )
+        sizes = [0, *self.allowed_batch_sizes]
+        if len(sizes) > 1 and (sizes != sorted(set(sizes)) or sizes[-1] != self.max_batch_size):
+            raise ValueError(
+                "allowed_batch_sizes must be positive, ascend and end with max_batch_size "
+                f"({self.max_batch_size}), received {sizes[1:]}."
             )
 
 
@@ -59,7 +73,7 @@ class Batcher:
         self.parameters = parameters
         self._lock = threading.Lock()
         self._open = {}
-        self._waiting = collections.Counter()
+        self._waiting = collections.defaultdict(set)
         self._slots = threading.Semaphore(parameters.num_batch_threads)
 
     def __call__(self, key, run, inputs):
@@ -76,7 +90,7 @@ class Batcher:
             if leads:
                 self._check_queue(key)
                 batch = self._open[key] = _Batch()
-                self._waiting[key] += 1
+                self._waiting[key].add(batch)
             start = batch.rows
             batch.requests.append(inputs)
             batch.rows += rows
@@ -91,31 +105,36 @@ class Batcher:
         return {name: array[start : start + rows] for name, array in batch.answers.items()}
 
     def _check_queue(self, key):
-        if self._waiting[key] >= self.parameters.max_enqueued_batches:
+        if len(self._waiting.get(key, ())) >= self.parameters.max_enqueued_batches:
             raise RequestError(
                 StatusCode.UNAVAILABLE,
                 "The batch scheduling queue to which this task was submitted is full",
             )
 
     def _lead(self, key, batch, run):
-        if self._open.get(key) is batch:
-            batch.full.wait(self.parameters.batch_timeout_micros / 1e6)
-        with self._slots:
-            with self._lock:
-                if self._open.get(key) is batch:
-                    del self._open[key]
-                self._waiting[key] -= 1
-                if not self._waiting[key]:
-                    del self._waiting[key]
-            try:
+        try:
+            if self._open.get(key) is batch:
+                batch.full.wait(self.parameters.batch_timeout_micros / 1e6)
+            with self._slots:
+                self._close(key, batch)
                 batch.answers = self._run(run, batch)
-            except RequestError as error:
-                batch.error = error
-            except BaseException:
-                batch.error = RequestError(StatusCode.INTERNAL, "The batch was not run.")
-                raise
-            finally:
-                batch.done.set()
+        except RequestError as error:
+            batch.error = error
+        except BaseException:
+            batch.error = RequestError(StatusCode.INTERNAL, "The batch was not run.")
+            raise
+        finally:
+            self._close(key, batch)  # it may have failed before its turn
+            batch.done.set()
+
+    def _close(self, key, batch):
+        """Lets nobody join a batch any more, and counts it no longer among those that wait."""
+        with self._lock:
+            if self._open.get(key) is batch:
+                del self._open[key]
+            self._waiting[key].discard(batch)
+            if not self._waiting[key]:
+                del self._waiting[key]
 
     def _run(self, run, batch):
         requests = batch.requests

@@ -9,6 +9,12 @@ from keras_pg.serving.batching import BatchingParameters
 from keras_pg.serving.models import from_config
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
+# Of `BatchingParameters`; refused, unless at their defaults.
+_NOT_DONE = (
+    "pad_variable_length_inputs",
+    "enable_large_batch_splitting",
+    "max_execution_batch_size",
+)
 
 
 def read_models(path):
@@ -28,13 +34,19 @@ def read_batching(path):
     """The `BatchingParameters` of a `--batching_parameters_file`.
 
     Raises:
-        ValueError: it is no `tensorflow.serving.BatchingParameters`.
+        ValueError: it is no `tensorflow.serving.BatchingParameters`, or asks for what cannot be
+            done, or is not done here.
     """
     config = _read(path, _message("BatchingParameters"))
-    given = {}
-    for field, value in config.ListFields():
-        if field.name != "thread_pool_name":
-            given[field.name] = value.value if field.message_type else tuple(value)
+    given = {f.name: v.value if f.message_type else v for f, v in config.ListFields()}
+    given["allowed_batch_sizes"] = tuple(config.allowed_batch_sizes)
+    given.pop("thread_pool_name", None)
+    for name in _NOT_DONE:
+        if given.pop(name, False):
+            raise ValueError(
+                f"{path}: {name} is TensorFlow Serving's; this stand-in does not do that. Leave it "
+                "out."
+            )
     try:
         return BatchingParameters(**given)
     except ValueError as error:
@@ -65,6 +77,7 @@ def _read(path, message_class):
 # monitoring_config.proto. A type with a point is a message.
 _INTEGER, _BOOLEAN, _TEXT = _FIELD.TYPE_INT64, _FIELD.TYPE_BOOL, _FIELD.TYPE_STRING
 _MESSAGES = {
+    "BoolValue": {"value": _BOOLEAN},
     "Int64Value": {"value": _INTEGER},
     "StringValue": {"value": _TEXT},
     "BatchingParameters": {
@@ -74,6 +87,9 @@ _MESSAGES = {
         "num_batch_threads": ".Int64Value",
         "thread_pool_name": ".StringValue",
         "allowed_batch_sizes": [_INTEGER],
+        "pad_variable_length_inputs": _BOOLEAN,
+        "enable_large_batch_splitting": ".BoolValue",
+        "max_execution_batch_size": ".Int64Value",
     },
     "PrometheusConfig": {"enable": _BOOLEAN, "path": _TEXT},
     "MonitoringConfig": {"prometheus_config": ".PrometheusConfig"},

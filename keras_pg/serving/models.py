@@ -221,6 +221,8 @@ class Models:
         moved = {k: n if n in servables else before.get(k) for k, n in labels.items()}
         moved = {k: n for k, n in moved.items() if n in servables}
         keep = wanted | set(moved.values())
+        if servables and wanted and max(wanted) > max(servables):
+            keep.add(max(servables))  # until a newer one serves, whatever older ones do
         if servables.keys() & wanted or not wanted:
             servables = {n: servable for n, servable in servables.items() if n in keep}
         self._served[model.name] = _Served(servables, moved)

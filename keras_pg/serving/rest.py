@@ -87,7 +87,7 @@ class Application:
 
     async def _body(self, scope, receive):
         """The request's body, `_TOO_LARGE`, or `_GONE` if the client went before its end."""
-        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        announced = dict(scope["headers"]).get(b"content-length", b"0").lstrip(b"0")
         if announced.isdigit() and int(announced) > self._max_body_bytes:
             return _TOO_LARGE
         body, more = bytearray(), True
@@ -183,12 +183,14 @@ class Application:
 def _wanted(match):
     """(name, version or None, label or None) of a path."""
     version = match["version"]
-    if version is not None and (len(version.lstrip("0")) > 19 or int(version) >= 2**63):
-        raise _EmptyError
+    if version is not None:
+        digits = version.lstrip("0") or "0"  # Python reads no more than 4300
+        if len(digits) > 19 or (version := int(digits)) >= 2**63:
+            raise _EmptyError
     label = match["label"]
     return (
         urllib.parse.unquote(match["name"]),
-        None if version is None else int(version),
+        version,
         None if label is None else urllib.parse.unquote(label),
     )
 

@@ -235,7 +235,7 @@ def _protocol(seconds):
 
     class Protocol(HttpToolsProtocol):
         def connection_made(self, transport):
-            self._timer = None
+            self._timers = {}
             super().connection_made(transport)
             self._await_request()
 
@@ -255,30 +255,34 @@ def _protocol(seconds):
             super().on_headers_complete()
 
         def on_message_complete(self):
-            self._limit_time(None)
+            self._end_limit("reading")
             super().on_message_complete()
 
         def pause_writing(self):
             super().pause_writing()
-            self._limit_time(seconds)
+            self._limit("writing")
 
         def resume_writing(self):
-            self._limit_time(None)
+            self._end_limit("writing")
             super().resume_writing()
 
         def connection_lost(self, error):
-            self._limit_time(None)
+            self._end_limit("reading")
+            self._end_limit("writing")
             super().connection_lost(error)
 
         def _await_request(self):
             self._in_head, self._head_bytes = True, 0
-            self._limit_time(seconds)
+            self._limit("reading")
 
-        def _limit_time(self, seconds):
-            if self._timer is not None:
-                self._timer.cancel()
+        def _limit(self, activity):
+            # Each has a timer: the next request may come while an answer waits to be taken.
+            self._end_limit(activity)
             loop = asyncio.get_running_loop()
-            abort = self.transport.abort
-            self._timer = None if seconds is None else loop.call_later(seconds, abort)
+            self._timers[activity] = loop.call_later(seconds, self.transport.abort)
+
+        def _end_limit(self, activity):
+            if (timer := self._timers.pop(activity, None)) is not None:
+                timer.cancel()
 
     return Protocol

@@ -163,22 +163,20 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
     @_call
     def HandleReloadConfigRequest(self, request):
-        response = model_management_pb2.ReloadConfigResponse()
-        if request.config.WhichOneof("config") is None:
-            return response  # TensorFlow Serving takes no action for it either
+        if request.config.WhichOneof("config") != "model_config_list":
+            raise invalid(
+                "ServerModelConfig type not supported by HandleReloadConfigRequest. Only "
+                "ModelConfigList is currently supported"
+            )
         try:
             self._models.configure(map(from_config, request.config.model_config_list.config))
         except ValueError as error:
-            response.status.error_code = StatusCode.INVALID_ARGUMENT.value[0]
-            response.status.error_message = str(error)
-            return response
+            raise invalid(str(error)) from None
         self._models.poll()
         if missing := self._models.unavailable():
-            response.status.error_code = StatusCode.UNKNOWN.value[0]
-            response.status.error_message = (
-                f"{len(missing)} servable(s) did not become available: {missing}"
-            )
-        return response
+            message = f"{len(missing)} servable(s) did not become available: {missing}"
+            raise RequestError(StatusCode.UNKNOWN, message)
+        return model_management_pb2.ReloadConfigResponse()
 
 
 def _spec(request):

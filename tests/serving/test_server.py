@@ -4,6 +4,8 @@ import concurrent.futures
 import contextlib
 import json
 import os
+import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -24,12 +26,14 @@ from tensorflow_serving.apis import get_model_metadata_pb2, model_management_pb2
 from clients import free_port, predict_request, rest, states, stubs
 from keras_pg import versions
 from keras_pg.serving import config
-from keras_pg.serving.batching import BatchingParameters
-from keras_pg.serving.models import Model, Models, every, latest, newest_and_labelled
+from keras_pg.serving.batching import MAX_TIMEOUT_MICROS, Batcher, BatchingParameters
+from keras_pg.serving.models import Model, Models, State, every, latest, newest_and_labelled
 from keras_pg.serving.server import Server
+from keras_pg.serving.status import RequestError
 from policies import raw_observations
 from recorded_models import save_doubling
 
+ROOT = pathlib.Path(__file__).parents[2]
 PREDICT = "/v1/models/policy:predict"
 ONE = {"instances": [[1.0, 2.0]]}
 
@@ -121,6 +125,23 @@ def test_a_corrupt_version_leaves_the_old_one_serving_and_says_why(base):
         publish(base, factor=5.0)
         eventually(lambda: states(server).get(3) == "AVAILABLE")
         assert rest(server, PREDICT, ONE) == (200, {"predictions": [[5.0, 10.0]]})
+
+
+@pytest.mark.parametrize("retries", [0, 5])
+def test_the_newest_serves_until_a_newer_one_can_beside_a_labelled_one(base, retries):
+    versions.label(base, base / "1", ["stable"])
+    publish(base)
+    models = Models([Model("policy", base, newest_and_labelled)], max_num_load_retries=retries)
+    models.poll()
+    (base / "3").mkdir()  # half copied
+    for _ in range(2):
+        models.poll()
+        assert models.find("policy")[0] == 2
+    publish(base)
+    models.poll()
+    assert models.find("policy")[0] == 4
+    available = [n for n, state, _ in models.status("policy") if state == State.AVAILABLE]
+    assert available == [4, 1]
 
 
 def test_a_version_with_a_failing_warmup_is_not_served(base):
@@ -265,7 +286,6 @@ def test_no_request_falls_between_two_versions(base, monkeypatch):
 
 def test_a_refused_request_is_not_kept_by_its_error(tmp_path):
     from keras_pg.serving.servable import Servable
-    from keras_pg.serving.status import RequestError
 
     module = tf.Module()
     compiled = tf.function(tf.tanh, jit_compile=True)
@@ -280,15 +300,25 @@ def test_a_refused_request_is_not_kept_by_its_error(tmp_path):
     assert servable._errors["serving_default"].__traceback__ is None
 
 
-def test_an_empty_configuration_changes_nothing(base, tmp_path):
+def test_a_configuration_that_lists_no_models_is_refused_and_changes_nothing(base, tmp_path):
     file = tmp_path / "models.config"
     file.write_text("")
     with pytest.raises(ValueError, match="has no model_config_list"):
         config.read_models(file)
-    with serving(base) as server, stubs(server) as (_, models):
-        empty = model_management_pb2.ReloadConfigRequest()
-        assert models.HandleReloadConfigRequest(empty, timeout=30).status.error_code == 0
+    request = model_management_pb2.ReloadConfigRequest()
+    with serving(base) as server:
+        for _ in range(2):
+            code, details = refused_configuration(server, request)
+            assert code == grpc.StatusCode.INVALID_ARGUMENT and "Only ModelConfigList" in details
+            request.config.custom_model_config.SetInParent()
         assert states(server) == {1: "AVAILABLE"}
+
+
+def refused_configuration(server, request):
+    """(code, details) of a request for another configuration."""
+    with stubs(server) as (_, models), pytest.raises(grpc.RpcError) as error:
+        models.HandleReloadConfigRequest(request, timeout=30)
+    return error.value.code(), error.value.details()
 
 
 def test_without_a_poll_interval_versions_are_looked_for_once(base):
@@ -319,9 +349,12 @@ def test_configuration_by_rpc(base):
             prediction.Predict(predict_request("policy", x=np.float32([[1, 2]])), timeout=30)
         assert error.value.code() == grpc.StatusCode.NOT_FOUND
         entry.base_path = "relative"
-        status = models.HandleReloadConfigRequest(request, timeout=30).status
-        assert status.error_code == 3 and "absolute path" in status.error_message
+        code, details = refused_configuration(server, request)
+        assert code == grpc.StatusCode.INVALID_ARGUMENT and "absolute path" in details
         assert states(server, "other") == {1: "AVAILABLE"}
+        entry.name, entry.base_path = "third", str(base / "none")
+        code, details = refused_configuration(server, request)
+        assert code == grpc.StatusCode.UNKNOWN and "did not become available" in details
 
 
 # --------------------------------------------------------------------------- the command line
@@ -424,7 +457,7 @@ def test_it_can_be_stopped_while_it_waits_for_a_version(tmp_path, caplog):
         (["a", "--monitoring_config_file=bad"], "is not a tensorflow.serving.MonitoringConfig"),
         (
             ["a", "--enable_batching", "--batching_parameters_file=sizes"],
-            "allowed_batch_sizes must ascend and end with max_batch_size (8), received [4, 2]",
+            "must be positive, ascend and end with max_batch_size (8), received [4, 2]",
         ),
     ],
 )
@@ -438,6 +471,34 @@ def test_wrong_flags_are_refused_with_a_word_on_them(flags, message, tmp_path, m
     )
     assert cli.main(["serve", *flags]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_flag_that_is_true_or_false_leaves_the_base_path_alone():
+    from keras_pg import cli
+
+    for flags, expected in (
+        (["--enable_batching"], (True, True)),
+        (["--enable_batching=true", "--enable_model_warmup"], (True, True)),
+        (["--enable_model_warmup=false", "--enable_batching=false"], (False, False)),
+    ):
+        for arguments in ([*flags, "base"], ["base", *flags]):
+            options = cli._parser().parse_args(["serve", *arguments])
+            assert options.base == "base"
+            assert (options.enable_batching, options.enable_model_warmup) == expected
+    with pytest.raises(SystemExit):
+        cli._parser().parse_args(["serve", "base", "--enable_batching=maybe"])
+
+
+def test_every_flag_is_documented():
+    from keras_pg import cli
+
+    (commands,) = cli._parser()._subparsers._group_actions
+    flags = {flag.partition("=")[0] for flag in commands.choices["serve"]._option_string_actions}
+    text = (ROOT / "docs" / "serving.md").read_text()
+    documented = {
+        flag for flag in flags if re.search(rf"^\| .*`{flag}\b.* \|$", text, re.MULTILINE)
+    }
+    assert flags - documented == {"-h", "--help"}
 
 
 def test_a_port_that_is_taken_is_named(base, capsys):
@@ -474,8 +535,6 @@ def test_batches_give_every_request_its_own_rows(base):
 
 
 def test_requests_that_wait_are_run_together_padded_with_rows_of_their_own():
-    from keras_pg.serving.batching import Batcher
-
     sizes, gate = [], threading.Event()
 
     def run(inputs):
@@ -498,9 +557,6 @@ def test_requests_that_wait_are_run_together_padded_with_rows_of_their_own():
 
 
 def test_a_full_queue_is_unavailable():
-    from keras_pg.serving.batching import Batcher
-    from keras_pg.serving.status import RequestError
-
     gate = threading.Event()
 
     def run(inputs):
@@ -521,6 +577,79 @@ def test_a_full_queue_is_unavailable():
             future.result()
 
 
+def test_a_leader_that_fails_before_its_turn_leaves_no_follower_waiting():
+    entered, gate = threading.Event(), threading.Event()
+
+    class Slots(contextlib.AbstractContextManager):
+        def __enter__(self):
+            entered.set()
+            gate.wait(10)
+            raise MemoryError
+
+        __exit__ = None
+
+    batcher = Batcher(BatchingParameters())
+    slots, batcher._slots = batcher._slots, Slots()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        leader = pool.submit(batcher, "key", dict, {"x": np.zeros(1)})
+        assert entered.wait(10)
+        follower = pool.submit(batcher, "key", dict, {"x": np.zeros(1)})
+        eventually(lambda: [batch.rows for batch in batcher._open.values()] == [2])
+        gate.set()
+        with pytest.raises(MemoryError):
+            leader.result(10)
+        with pytest.raises(RequestError, match="The batch was not run"):
+            follower.result(10)
+    batcher._slots = slots
+    assert batcher("key", dict, {"x": np.zeros(1)})["x"].tolist() == [0.0]
+    assert not batcher._waiting
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_batch_size { value: 0 }", "max_batch_size must be at least 1, received 0"),
+        ("max_enqueued_batches {}", "max_enqueued_batches must be at least 1, received 0"),
+        ("num_batch_threads { value: -2 }", "num_batch_threads must be at least 1, received -2"),
+        ("batch_timeout_micros { value: -1 }", r"must be between 0 and \d+, received -1"),
+        (f"batch_timeout_micros {{ value: {2**62} }}", rf"between 0 and \d+, received {2**62}"),
+        (
+            "max_batch_size { value: 8 } allowed_batch_sizes: [0, 8]",
+            r"must be positive, ascend and end with max_batch_size \(8\), received \[0, 8\]",
+        ),
+    ],
+)
+def test_batching_parameters_that_would_let_no_request_through_are_refused(text, message, tmp_path):
+    file = tmp_path / "batching.config"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        config.read_batching(file)
+
+
+def test_a_batch_may_wait_as_long_as_a_thread_can():
+    batcher = Batcher(BatchingParameters(max_batch_size=2, batch_timeout_micros=MAX_TIMEOUT_MICROS))
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(batcher, "key", dict, {"x": np.full(1, i)}) for i in range(2)]
+        assert [future.result(10)["x"].tolist() for future in futures] == [[0], [1]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pad_variable_length_inputs: true",
+        "enable_large_batch_splitting { value: true }",
+        "max_execution_batch_size { value: 16 }",
+    ],
+)
+def test_batching_that_only_tensorflow_serving_does_is_refused(text, tmp_path):
+    file = tmp_path / "batching.config"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=f"{text.split()[0].rstrip(':')} is TensorFlow Serving's"):
+        config.read_batching(file)
+    file.write_text(text.replace("true", "false").replace("16", "0"))
+    assert config.read_batching(file) == BatchingParameters()
+
+
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
@@ -530,17 +659,11 @@ def test_a_full_queue_is_unavailable():
     ],
 )
 def test_what_cannot_be_batched_is_refused(inputs, message):
-    from keras_pg.serving.batching import Batcher
-    from keras_pg.serving.status import RequestError
-
     with pytest.raises(RequestError, match=message):
         Batcher(BatchingParameters(max_batch_size=8))("key", dict, inputs)
 
 
 def test_outputs_without_a_row_for_each_input_are_refused():
-    from keras_pg.serving.batching import Batcher
-    from keras_pg.serving.status import RequestError
-
     batcher = Batcher(BatchingParameters())
     for output, message in ((np.float32(1), "0 dimensions"), (np.zeros(1), "does not equal the s")):
         with pytest.raises(RequestError, match=message):
@@ -625,6 +748,50 @@ def test_slow_clients_do_not_keep_others_out_for_long(small_server):
         eventually(served)
 
 
+def test_more_connections_than_the_limit_are_unavailable(small_server, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "export" / "clients")
+    from rest_client import RestPolicy
+
+    address = "127.0.0.1", small_server.rest_api_port
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(socket.create_connection(address))
+        assert rest(small_server, PREDICT, ONE) == (503, "Service Unavailable")
+        with pytest.raises(RuntimeError, match="policy:predict: 503, Service Unavailable"):
+            RestPolicy(f"http://127.0.0.1:{address[1]}", "policy")([[1.0, 2.0]])
+    eventually(lambda: still_serves(small_server))
+
+
+def test_more_calls_than_the_limit_exhaust_resources(small_server):
+    def code():
+        with stubs(small_server) as (service, _):
+            try:
+                service.Predict(predict_request("policy", x=np.float32([[1, 2]])), timeout=30)
+            except grpc.RpcError as error:
+                return error.code()
+
+    with calls_without_a_message(small_server, 20):
+        eventually(lambda: code() == grpc.StatusCode.RESOURCE_EXHAUSTED)
+    eventually(lambda: code() is None)
+
+
+@contextlib.contextmanager
+def calls_without_a_message(server, count):
+    never = threading.Event()
+
+    def nothing():
+        never.wait(20)
+        yield from ()
+
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        predict = channel.stream_unary("/tensorflow.serving.PredictionService/Predict")
+        calls = [predict.future(nothing()) for _ in range(count)]
+        yield
+        for call in calls:  # kept until here: a call that is forgotten is cancelled
+            call.cancel()
+        never.set()
+
+
 def test_a_tensor_that_would_be_huge_is_refused(small_server):
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "policy"
@@ -662,21 +829,10 @@ def test_tensors_that_cannot_be_read_are_refused_at_once(small_server):
 
 
 def test_calls_that_never_send_their_message_keep_nobody_out(small_server):
-    never = threading.Event()
-
-    def nothing():
-        never.wait(20)
-        yield from ()
-
-    with contextlib.ExitStack() as stack:
-        for _ in range(12):
-            address = f"127.0.0.1:{small_server.port}"
-            channel = stack.enter_context(grpc.insecure_channel(address))
-            channel.stream_unary("/tensorflow.serving.PredictionService/Predict").future(nothing())
+    with calls_without_a_message(small_server, 12):
         time.sleep(0.5)
         with stubs(small_server) as (service, _):
             service.Predict(predict_request("policy", x=np.float32([[1, 2]])), timeout=10)
-        never.set()
 
 
 def test_large_heads_are_cut_off(small_server):
@@ -692,11 +848,26 @@ def test_a_version_of_many_digits_is_none(small_server):
     for digits in (20, 5000):
         path = f"/v1/models/policy/versions/{'9' * digits}:predict"
         assert rest(small_server, path, ONE) == (400, "")
-    status, _ = rest(small_server, f"/v1/models/policy/versions/{'0' * 30}1:predict", ONE)
+    for zeros in (30, 5000):
+        version = f"/v1/models/policy/versions/{'0' * zeros}1"
+        for path, body in (
+            (f"{version}:predict", ONE),
+            (version, None),
+            (f"{version}/metadata", None),
+        ):
+            assert rest(small_server, path, body)[0] == 200
+        assert rest(small_server, f"{version[:-1]}:predict", ONE)[0] == 404
+
+
+def test_a_length_of_many_digits_is_read(small_server):
+    body = json.dumps(ONE).encode()
+    headers = {"Content-Length": f"{'0' * 5000}{len(body)}"}
+    status, _ = rest(small_server, PREDICT, body, headers=headers)
     assert status == 200
 
 
-def test_a_client_that_does_not_take_its_answer_is_cut_off(tmp_path):
+@pytest.mark.parametrize("meanwhile", [0, 1], ids=["", "and asks again"])
+def test_a_client_that_does_not_take_its_answer_is_cut_off(meanwhile, tmp_path):
     size = 16_000_000  # more than the buffers of both ends
     module = tf.Module()
     module.f = tf.function(
@@ -706,11 +877,14 @@ def test_a_client_that_does_not_take_its_answer_is_cut_off(tmp_path):
     tf.saved_model.save(
         module, str(tmp_path / "policy" / "1"), signatures={"serving_default": module.f}
     )
-    head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: 15\r\n\r\n"
+    request = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: 15\r\n\r\n"
+    request += '{"inputs": [1]}'
     with serving(tmp_path / "policy", port=None, request_seconds=0.5) as server:
         with socket.create_connection(("127.0.0.1", server.rest_api_port)) as connection:
-            connection.sendall(head.encode() + b'{"inputs": [1]}')
-            time.sleep(2)  # reading nothing
+            connection.sendall(request.encode())
+            assert connection.recv(1, socket.MSG_PEEK)  # the answer waits to be taken
+            connection.sendall(meanwhile * request.encode())
+            time.sleep(1)  # reading nothing
             received = 0
             with contextlib.suppress(OSError):
                 while chunk := connection.recv(2**20):
