@@ -44,7 +44,8 @@ from keras_pg._version import __version__
 from keras_pg.hyperparameters import check_count
 
 WARMUP = "assets.extra/tf_serving_warmup_requests"
-FORMATS = "saved_model", "litert", "onnx"
+# format: the file by which a version is known to have it
+FORMATS = {"saved_model": "saved_model.pb", "litert": "policy.tflite", "onnx": "policy.onnx"}
 WARMUP_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -53,7 +54,7 @@ def export(agent, base, *, format="saved_model", value=False, labels=(), keep=No
 
     Args:
         agent: a built agent.
-        base: directory of the versions; made if need be.
+        base: directory of the versions, all of one format; made if need be.
         format: "saved_model" for TensorFlow Serving, "litert" for devices, "onnx" for ONNX
             runtimes (extra `keras_pg[onnx]`), which has no signatures: it is `serving_default`.
         value: include the critic, as signature `value`; not in ONNX.
@@ -66,8 +67,8 @@ def export(agent, base, *, format="saved_model", value=False, labels=(), keep=No
         `pathlib.Path` of the new version directory.
 
     Raises:
-        ValueError: unknown format, `value` with ONNX, a label that is no name, or `keep` is not a
-            positive integer.
+        ValueError: unknown format, or another than the versions under `base` have; `value` with
+            ONNX, a label that is no name, or `keep` is not a positive integer.
         ImportError: a package for the format is not installed.
         NotADirectoryError: `base` is a file.
         FloatingPointError: the policy's outputs are not finite.
@@ -87,6 +88,7 @@ def export(agent, base, *, format="saved_model", value=False, labels=(), keep=No
         check_count("keep", keep)
     base = versions.check_base(base)
     versions.labels(base)  # An error in it should come before anything is written.
+    _check_format(base, format)
     made = [path for path in [base, *base.parents] if not path.exists()]
     base.mkdir(parents=True, exist_ok=True)
     # Not an integer, so no server takes it for a version; in `base`, so the rename is atomic.
@@ -99,6 +101,7 @@ def export(agent, base, *, format="saved_model", value=False, labels=(), keep=No
             raise RuntimeError(f"The exported policy differs from the agent: {report}.")
         temporary.chmod(0o755)
         with versions.locked(base):
+            _check_format(base, format)  # Another export may have come first.
             version = versions.publish(temporary, base)
             versions.label(base, version, labels)
             if keep is not None:
@@ -109,6 +112,18 @@ def export(agent, base, *, format="saved_model", value=False, labels=(), keep=No
         with contextlib.suppress(OSError):  # not empty: this version, or another export's
             for path in made:
                 path.rmdir()
+
+
+def _check_format(base, format):
+    """Raises a `ValueError` if a version under `base` has another format."""
+    for version in versions.paths(base).values():
+        for other, file in FORMATS.items():
+            if other != format and (version / file).exists():
+                raise ValueError(
+                    f"{version} has format {other!r}, and a base directory holds one format: what "
+                    f"serves {base} could not load {format!r}. Export to another directory, such "
+                    f"as {base}-{format}."
+                )
 
 
 # ------------------------------------------------------------------------------------- writing
