@@ -338,7 +338,8 @@ def verify(target, *, golden=None, tolerance=1e-5):
             a served policy, as `keras_pg.remote.connect` takes it.
         golden: for a URL, the directory that was exported: a version, or a base directory, of which
             the version is taken that the server answers with.
-        tolerance: greatest absolute difference, plus that share of the value, that counts as equal.
+        tolerance: greatest absolute difference, plus that share of the value, that counts as equal;
+            integers and booleans must be the same.
 
     Returns:
         {"target", "rows", "max_difference": {output: float}, "equal": bool,

@@ -80,6 +80,31 @@ def test_an_answer_that_lacks_an_output_or_has_another_shape_differs():
         assert report == {"max_difference": {"action": 0.0, "mean": np.inf}, "equal": False}
 
 
+@pytest.mark.parametrize(
+    ("got", "action"),
+    [([1_000_001], np.int64([1_000_000])), ([1], np.int8([0])), ([True], np.array([False]))],
+)
+def test_integers_and_booleans_must_be_the_same_whatever_the_tolerance(got, action):
+    same = replay.compare({"action": action.tolist()}, {"action": action}, tolerance=2.0)
+    assert same == {"max_difference": {"action": 0.0}, "equal": True}
+    differs = replay.compare({"action": got}, {"action": action}, tolerance=2.0)
+    assert differs == {"max_difference": {"action": 1.0}, "equal": False}
+
+
+def test_an_export_whose_integer_action_is_another_is_refused(tmp_path, monkeypatch):
+    start = 10**6
+    agent = perturbed_agent(Discrete(3), Discrete(2, start=start), actor=keras_pg.mlp((2,), seed=0))
+    runner = replay.runner
+
+    def off_by_one(directory):
+        run = runner(directory)
+        return lambda observations: {**run(observations), "action": np.full(64, start + 2)}
+
+    monkeypatch.setattr(replay, "runner", off_by_one)
+    with pytest.raises(RuntimeError, match="differs from the agent"):
+        agent.export(tmp_path)
+
+
 @pytest.mark.parametrize("format", ["saved_model", "litert"])
 def test_a_directory_is_run_where_keras_pg_has_not_been_imported(format, exported, monkeypatch):
     _, directory = exported("clipped", format)
