@@ -376,7 +376,9 @@ def _version_directory(directory, version=None):
 
 
 def _replay_elsewhere(directory, tolerance):
-    command = [sys.executable, "-I", replay.__file__, str(directory), str(tolerance)]
+    # Not beside keras_pg's modules, which could stand in for others of the same name; but with the
+    # packages that this process finds, be they the user's own or on PYTHONPATH.
+    command = [sys.executable, "-P", replay.__file__, str(directory), str(tolerance)]
     process = subprocess.run(command, capture_output=True, text=True)
     if process.returncode:
         raise RuntimeError(f"{directory} cannot be run:\n{process.stderr.strip()[-2000:]}")

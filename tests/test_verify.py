@@ -1,7 +1,10 @@
 """Golden observations, replayed against directories and against servers."""
 
 import os
+import pathlib
 import shutil
+import sys
+import sysconfig
 
 import numpy as np
 import pytest
@@ -114,6 +117,17 @@ def test_a_directory_is_run_where_keras_pg_has_not_been_imported(format, exporte
     assert report.pop("target") == str(directory)
     assert report["equal"] is True and report["rows"] == 64
     assert report["latency"].keys() == {"p50", "p99"}
+
+
+def test_a_directory_is_run_where_packages_are_the_users_own(exported, tmp_path, monkeypatch):
+    # As after `pip install --user`, for a Python that has none but its own.
+    own = pathlib.Path(sysconfig.get_path("purelib", "posix_user", {"userbase": str(tmp_path)}))
+    own.mkdir(parents=True)
+    (own / "packages.pth").write_text(os.path.dirname(os.path.dirname(np.__file__)))
+    monkeypatch.setenv("PYTHONUSERBASE", str(tmp_path))
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.setattr(sys, "executable", sys._base_executable)
+    assert saved_model.verify(exported("clipped", "litert")[1])["equal"] is True
 
 
 def test_verify_takes_the_newest_version_of_a_base_directory(tmp_path, small_agent, monkeypatch):
