@@ -28,9 +28,11 @@ KIT = ROOT / "export"
 FLAGS_FILES = KIT / "docker-compose.yml", KIT / "kubernetes" / "deployment.yaml"
 
 
+MODELS_CONFIG = sys.executable, KIT / "models_config.py"
+
+
 def models_config(*arguments):
-    command = [sys.executable, KIT / "models_config.py", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return subprocess.run([*MODELS_CONFIG, *arguments], capture_output=True, text=True)
 
 
 # --------------------------------------------------------------------------------------- files
@@ -122,6 +124,7 @@ def test_the_configuration_of_bases_with_labels(tmp_path):
         (["absent"], "has no version directory"),
         (["base", "--label", "stable=3"], "--label takes NAME=VERSION of [1], got '3'"),
         (["base", "--label", "stable"], "--label takes NAME=VERSION of [1], got ''"),
+        (["absent", "--label", "stable=1"], "No such file or directory: 'absent'"),
         (["base", "empty", "--label", "stable=1"], "--label takes one base directory"),
     ],
 )
@@ -139,6 +142,20 @@ def test_a_label_of_a_version_that_has_gone_is_refused(tmp_path):
     (tmp_path / "base" / "labels.json").write_text('{"stable": 7}')
     run = models_config(tmp_path / "base")
     assert run.returncode == 2 and "label stable is of version 7" in run.stderr
+
+
+def test_labels_of_an_export_meanwhile_are_not_lost(tmp_path):
+    for version in ("1", "2"):
+        (tmp_path / version).mkdir()
+    with versions.locked(tmp_path):
+        process = subprocess.Popen(
+            [*MODELS_CONFIG, tmp_path, "--label", "stable=1"], stdout=subprocess.DEVNULL
+        )
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        versions.label(tmp_path, tmp_path / "2", ["canary"])
+    assert process.wait(30) == 0
+    assert versions.labels(tmp_path) == {"canary": 2, "stable": 1}
 
 
 def test_labels_move_and_go_back_on_a_running_server(tmp_path):
