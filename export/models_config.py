@@ -92,7 +92,7 @@ def set_label(base, label, version):
 
 @contextlib.contextmanager
 def locked(base):
-    """Lets no `agent.export` publish, label or remove versions meanwhile: it takes this lock too."""
+    """Lets no `agent.export`, which takes this lock too, publish, label or remove meanwhile."""
     descriptor = os.open(base, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -74,6 +74,9 @@ def export(agent, base, *, format="saved_model", value=False, labels=(), keep=No
         FloatingPointError: the policy's outputs are not finite.
         RuntimeError: the written policy does not give the agent's actions.
 
+    The warm-up requests have up to 64 rows, so a server that batches needs a `max_batch_size` of at
+    least 64, or `--enable_model_warmup=false`: else it refuses the version.
+
     After an error nothing is left behind; but where only labelling or removing has failed, the new
     version is there.
     """

@@ -19,7 +19,8 @@ from clients import free_port, rest, states
 from keras_pg import cli, versions
 from keras_pg.serving import command as serve_command
 from keras_pg.serving import config
-from keras_pg.serving.models import Models
+from keras_pg.serving.batching import BatchingParameters
+from keras_pg.serving.models import Model, Models, latest
 from keras_pg.serving.server import Server
 from recorded_models import save_doubling
 
@@ -96,6 +97,24 @@ def test_the_configuration_files_are_read(directory):
     assert job["metrics_path"] == path
     (model,) = config.read_models(KIT / "kubernetes" / "models.config")
     assert model.name == "cartpole"
+
+
+def test_a_policy_needs_batches_of_the_size_of_its_warm_up(exported):
+    base = exported("cartpole")[1].parent
+
+    def server(**options):
+        models = Models([Model("policy", base, latest())], max_num_load_retries=0, **options)
+        return Server(models, port=None, rest_api_port=0)
+
+    small = BatchingParameters(max_batch_size=32)
+    with (
+        pytest.raises(RuntimeError, match=r"Task size 64 is larger than maximum .* batch size 32"),
+        server(batching=small),
+    ):
+        pass
+    for options in ({"batching": small, "warm_up": False}, {"batching": BatchingParameters(64)}):
+        with server(**options) as started:
+            assert states(started) == {1: "AVAILABLE"}
 
 
 # ------------------------------------------------------------------------------ models_config
