@@ -3,10 +3,12 @@
 import contextlib
 import io
 import json
+import os
 import pathlib
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -73,6 +75,22 @@ def test_the_kubernetes_manifests_follow_their_schemas():
     # Readiness asks for the model that is configured.
     text = (KIT / "kubernetes" / "models.config").read_text()
     assert container["readinessProbe"]["httpGet"]["path"].split("/")[-1] in text
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl, but no cluster")
+def test_kustomize_makes_objects_that_follow_their_schemas():
+    command = ["kubectl", "kustomize", KIT / "kubernetes"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    objects = {document["kind"]: document for document in yaml.safe_load_all(run.stdout)}
+    assert objects.keys() == {"ConfigMap", "Deployment", "PersistentVolumeClaim", "Service"}
+    for document in objects.values():
+        kubernetes_validate.validate(document, "1.32", strict=True)
+    # The deployment mounts what was made of the files.
+    made = objects["ConfigMap"]
+    assert made["data"] == {name: (KIT / "kubernetes" / name).read_text() for name in made["data"]}
+    volumes = objects["Deployment"]["spec"]["template"]["spec"]["volumes"]
+    assert {"name": "config", "configMap": {"name": made["metadata"]["name"]}} in volumes
 
 
 @pytest.mark.parametrize("path", FLAGS_FILES, ids=lambda path: path.name)
@@ -216,10 +234,11 @@ def commands():
 ELSEWHERE = "docker", "kubectl", "POLICIES=", "export/loader", "./savedmodel_run"
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="README's commands need curl")
 def test_every_command_of_readme_runs(exported, tmp_path, monkeypatch):
     agent, _ = exported("cartpole")
     agent.save(tmp_path / "agent.keras")
-    (tmp_path / "export").symlink_to(KIT)
+    shutil.copytree(KIT, tmp_path / "export")  # a command writes to it
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(KIT / "clients")
     outputs, server = {}, None
@@ -245,6 +264,37 @@ def test_every_command_of_readme_runs(exported, tmp_path, monkeypatch):
     assert sum("verified" in output for output in outputs.values()) == 3
     assert any(":tensorflow:serving:request_count" in output for output in outputs.values())
     assert versions.labels(tmp_path / "policies" / "cartpole") == {"stable": 1, "canary": 2}
+    (model,) = config.read_models(tmp_path / "export" / "kubernetes" / "models.config")
+    assert model.labels == {"stable": 1, "canary": 2}
+    assert (model.name, str(model.base_path)) == ("cartpole", "/models/cartpole")
+
+
+KUBECTL = """#!/bin/sh
+# One pod, whose /models is $VOLUME.
+here() { echo "$*" | sed "s:/models:$VOLUME:g"; }
+case $1 in
+apply) ;;
+get) echo pod/policies-0 ;;
+exec) shift 3 && $(here "$@") ;;
+cp) cp -r "$2" "$(here "${3#policies-0:}")" ;;
+*) exit 1 ;;
+esac
+"""
+
+
+def test_the_commands_for_kubernetes_fill_a_new_volume(tmp_path, monkeypatch):
+    volume, kubectl = tmp_path / "volume", tmp_path / "bin" / "kubectl"
+    for directory in (volume, kubectl.parent, tmp_path / "policies" / "cartpole" / "1"):
+        directory.mkdir(parents=True)
+    kubectl.write_text(KUBECTL)
+    kubectl.chmod(0o755)
+    monkeypatch.setenv("PATH", str(kubectl.parent), prepend=os.pathsep)
+    monkeypatch.setenv("VOLUME", str(volume))
+    for command in commands():
+        if command.startswith("kubectl"):
+            run = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True)
+            assert run.returncode == 0, (command, run.stderr)
+    assert os.listdir(volume / "cartpole") == ["1"]
 
 
 def in_this_process(command, monkeypatch):
