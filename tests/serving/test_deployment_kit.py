@@ -14,16 +14,19 @@ import sys
 import time
 
 import kubernetes_validate
+import numpy as np
 import pytest
+import tensorflow as tf
 import yaml
 
-from clients import free_port, rest, states
-from keras_pg import cli, versions
+from clients import free_port, predict_request, rest, states, stubs
+from keras_pg import cli, replay, versions
 from keras_pg.serving import command as serve_command
 from keras_pg.serving import config
 from keras_pg.serving.batching import BatchingParameters
 from keras_pg.serving.models import Model, Models, latest
 from keras_pg.serving.server import Server
+from policies import POLICIES
 from recorded_models import save_doubling
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -133,6 +136,29 @@ def test_a_policy_needs_batches_of_the_size_of_its_warm_up(exported):
     for options in ({"batching": small, "warm_up": False}, {"batching": BatchingParameters(64)}):
         with server(**options) as started:
             assert states(started) == {1: "AVAILABLE"}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_example_requests_are_answered_as_over_grpc(name, exported):
+    version = exported(name)[1]
+    observations, golden = replay.read_golden(version)
+    models = Models([Model("policy", version.parent, latest())])
+    with Server(models, port=0, rest_api_port=0) as server, stubs(server) as (service, _):
+        request = predict_request("policy", observation=observations[:2])
+        outputs = service.Predict(request, timeout=30).outputs
+        answers = [
+            rest(
+                server, "/v1/models/policy:predict", (version / "assets.extra" / file).read_bytes()
+            )
+            for file in ("request.json", "request_columns.json")
+        ]
+    expected = {key: tf.make_ndarray(tensor) for key, tensor in outputs.items()}
+    assert expected.keys() == golden.keys() and [status for status, _ in answers] == [200, 200]
+    (_, by_rows), (_, by_columns) = answers
+    for key, values in expected.items():
+        rows = [row[key] for row in by_rows["predictions"]]
+        for found in (rows, by_columns["outputs"][key]):
+            np.testing.assert_allclose(np.array(found, values.dtype), values, rtol=1e-6, atol=1e-7)
 
 
 # ------------------------------------------------------------------------------ models_config
