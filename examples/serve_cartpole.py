@@ -6,6 +6,7 @@ production start that instead, on the same directory (export/README.md).
 
 import atexit
 import pathlib
+import socket
 import subprocess
 import sys
 import threading
@@ -20,25 +21,35 @@ from grpc_client import GrpcPolicy
 from play import play
 from rest_client import RestPolicy
 
+
+def free_port():
+    """A port on which nobody listens; a server that stays takes the defaults, 8500 and 8501."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
 agent = keras_pg.PPO(seed=0)
 agent.fit("CartPole-v1", total_timesteps=8_000)
 agent.export("policies/cartpole")
 
-server = subprocess.Popen(
-    [sys.executable, "-m", "keras_pg", "serve", "policies/cartpole"], stdout=subprocess.PIPE
-)
+command = [sys.executable, "-m", "keras_pg", "serve", "policies/cartpole"]
+grpc_port, rest_port = free_port(), free_port()
+ports = [f"--port={grpc_port}", f"--rest_api_port={rest_port}"]
+server = subprocess.Popen([*command, *ports], stdout=subprocess.PIPE)
 atexit.register(server.terminate)
 print(server.stdout.readline().decode(), server.stdout.readline().decode())  # it is ready
 
 env = gymnasium.make("CartPole-v1")
-over_rest = RestPolicy("http://127.0.0.1:8501", "cartpole")
-over_grpc = GrpcPolicy("127.0.0.1:8500", "cartpole")
+over_rest = RestPolicy(f"http://127.0.0.1:{rest_port}", "cartpole")
+over_grpc = GrpcPolicy(f"127.0.0.1:{grpc_port}", "cartpole")
 evaluated = agent.evaluate("CartPole-v1", episodes=20, num_envs=20, seed=0, verbose=0)
-print("agent.evaluate:", evaluated["episode_return"])
+print("mean return, agent.evaluate:", evaluated["episode_return"])
+in_process = play(agent.act, env, episodes=20, seed=0)
+assert np.isclose(np.mean(in_process), evaluated["episode_return"])
 for protocol, policy in (("REST", over_rest), ("gRPC", over_grpc)):
     returns = play(policy, env, episodes=20, seed=0)
-    print(f"over {protocol}:     ", np.mean(returns))
-    assert np.isclose(np.mean(returns), evaluated["episode_return"])
+    print(f"mean return over {protocol}:", np.mean(returns))
+    assert returns == in_process  # episode by episode
 
 # One thread goes on playing, while this one trains on and exports again.
 played, stop = [], threading.Event()
@@ -54,8 +65,8 @@ def keep_playing():
 player = threading.Thread(target=keep_playing)
 player.start()
 agent.fit("CartPole-v1", total_timesteps=60_000)
-agent.export("policies/cartpole")
-while not played or played[-1][0] == 1:  # until an episode ends with the new version
+new = int(agent.export("policies/cartpole").name)
+while player.is_alive() and new not in {version for version, _ in played}:
     player.join(0.1)
 player.join(1)
 stop.set()

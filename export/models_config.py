@@ -9,6 +9,8 @@ clients ask for it; labels are kept in `labels.json` in the base directory, wher
 """
 
 import argparse
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -37,7 +39,7 @@ def main(arguments=None):
         for text in options.label:
             set_label(options.base[0], *text.partition("=")[::2])
         entries = [entry(base, options.served_from) for base in options.base]
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     config = "model_config_list {\n" + "\n".join(entries) + "\n}\n"
     if options.output is None:
@@ -80,11 +82,23 @@ def labels(base):
 
 def set_label(base, label, version):
     """Gives a version the label, which the version that had it loses."""
-    if not version.isdigit() or int(version) not in versions(base):
-        raise ValueError(f"--label takes NAME=VERSION of {sorted(versions(base))}, got {version!r}")
-    replace(
-        base / "labels.json", json.dumps({**labels(base), label: int(version)}, indent=2) + "\n"
-    )
+    with locked(base):
+        found = versions(base)
+        if not version.isdigit() or int(version) not in found:
+            raise ValueError(f"--label takes NAME=VERSION of {sorted(found)}, got {version!r}")
+        named = {**labels(base), label: int(version)}
+        replace(base / "labels.json", json.dumps(named, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def locked(base):
+    """Lets no `agent.export`, which takes this lock too, publish, label or remove meanwhile."""
+    descriptor = os.open(base, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def replace(path, text):

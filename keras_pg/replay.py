@@ -27,7 +27,8 @@ def compare(outputs, expected, tolerance=1e-5):
     Args:
         outputs: {name: array}.
         expected: {name: array}.
-        tolerance: greatest absolute difference, plus that share of the value, that counts as equal.
+        tolerance: greatest absolute difference, plus that share of the value, that counts as equal;
+            integers and booleans must be the same.
 
     Returns:
         {"max_difference": {name: float}, "equal": bool}; infinite for an output that is not there
@@ -40,7 +41,10 @@ def compare(outputs, expected, tolerance=1e-5):
             differences[name], equal = np.inf, False
             continue
         differences[name] = float(np.max(np.abs(got.astype(np.float64) - values)))
-        equal = equal and np.allclose(got, values, rtol=tolerance, atol=tolerance)
+        if np.issubdtype(values.dtype, np.inexact):
+            equal = equal and np.allclose(got, values, rtol=tolerance, atol=tolerance)
+        else:
+            equal = equal and np.array_equal(got, values)
     return {"max_difference": differences, "equal": bool(equal)}
 
 

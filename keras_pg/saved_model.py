@@ -44,7 +44,8 @@ from keras_pg._version import __version__
 from keras_pg.hyperparameters import check_count
 
 WARMUP = "assets.extra/tf_serving_warmup_requests"
-FORMATS = "saved_model", "litert", "onnx"
+# format: the file by which a version is known to have it
+FORMATS = {"saved_model": "saved_model.pb", "litert": "policy.tflite", "onnx": "policy.onnx"}
 WARMUP_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -53,7 +54,7 @@ def export(agent, base, *, format="saved_model", value=False, labels=(), keep=No
 
     Args:
         agent: a built agent.
-        base: directory of the versions; made if need be.
+        base: directory of the versions, all of one format; made if need be.
         format: "saved_model" for TensorFlow Serving, "litert" for devices, "onnx" for ONNX
             runtimes (extra `keras_pg[onnx]`), which has no signatures: it is `serving_default`.
         value: include the critic, as signature `value`; not in ONNX.
@@ -66,12 +67,15 @@ def export(agent, base, *, format="saved_model", value=False, labels=(), keep=No
         `pathlib.Path` of the new version directory.
 
     Raises:
-        ValueError: unknown format, `value` with ONNX, a label that is no name, or `keep` is not a
-            positive integer.
+        ValueError: unknown format, or another than the versions under `base` have; `value` with
+            ONNX, a label that is no name, or `keep` is not a positive integer.
         ImportError: a package for the format is not installed.
         NotADirectoryError: `base` is a file.
         FloatingPointError: the policy's outputs are not finite.
         RuntimeError: the written policy does not give the agent's actions.
+
+    The warm-up requests have up to 64 rows, so a server that batches needs a `max_batch_size` of at
+    least 64, or `--enable_model_warmup=false`: else it refuses the version.
 
     After an error nothing is left behind; but where only labelling or removing has failed, the new
     version is there.
@@ -87,6 +91,7 @@ def export(agent, base, *, format="saved_model", value=False, labels=(), keep=No
         check_count("keep", keep)
     base = versions.check_base(base)
     versions.labels(base)  # An error in it should come before anything is written.
+    _check_format(base, format)
     made = [path for path in [base, *base.parents] if not path.exists()]
     base.mkdir(parents=True, exist_ok=True)
     # Not an integer, so no server takes it for a version; in `base`, so the rename is atomic.
@@ -99,6 +104,7 @@ def export(agent, base, *, format="saved_model", value=False, labels=(), keep=No
             raise RuntimeError(f"The exported policy differs from the agent: {report}.")
         temporary.chmod(0o755)
         with versions.locked(base):
+            _check_format(base, format)  # Another export may have come first.
             version = versions.publish(temporary, base)
             versions.label(base, version, labels)
             if keep is not None:
@@ -109,6 +115,18 @@ def export(agent, base, *, format="saved_model", value=False, labels=(), keep=No
         with contextlib.suppress(OSError):  # not empty: this version, or another export's
             for path in made:
                 path.rmdir()
+
+
+def _check_format(base, format):
+    """Raises a `ValueError` if a version under `base` has another format."""
+    for version in versions.paths(base).values():
+        for other, file in FORMATS.items():
+            if other != format and (version / file).exists():
+                raise ValueError(
+                    f"{version} has format {other!r}, and a base directory holds one format: what "
+                    f"serves {base} could not load {format!r}. Export to another directory, such "
+                    f"as {base}-{format}."
+                )
 
 
 # ------------------------------------------------------------------------------------- writing
@@ -323,7 +341,8 @@ def verify(target, *, golden=None, tolerance=1e-5):
             a served policy, as `keras_pg.remote.connect` takes it.
         golden: for a URL, the directory that was exported: a version, or a base directory, of which
             the version is taken that the server answers with.
-        tolerance: greatest absolute difference, plus that share of the value, that counts as equal.
+        tolerance: greatest absolute difference, plus that share of the value, that counts as equal;
+            integers and booleans must be the same.
 
     Returns:
         {"target", "rows", "max_difference": {output: float}, "equal": bool,
@@ -360,7 +379,9 @@ def _version_directory(directory, version=None):
 
 
 def _replay_elsewhere(directory, tolerance):
-    command = [sys.executable, "-I", replay.__file__, str(directory), str(tolerance)]
+    # Not beside keras_pg's modules, which could stand in for others of the same name; but with the
+    # packages that this process finds, be they the user's own or on PYTHONPATH.
+    command = [sys.executable, "-P", replay.__file__, str(directory), str(tolerance)]
     process = subprocess.run(command, capture_output=True, text=True)
     if process.returncode:
         raise RuntimeError(f"{directory} cannot be run:\n{process.stderr.strip()[-2000:]}")

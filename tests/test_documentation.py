@@ -1,8 +1,10 @@
 """What README and the examples show is run, with fewer steps."""
 
+import contextlib
 import pathlib
 import re
 import runpy
+import socket
 
 import keras
 import numpy as np
@@ -11,7 +13,8 @@ import pytest
 import keras_pg
 
 ROOT = pathlib.Path(__file__).parents[1]
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+SERVING = ROOT / "examples" / "serve_cartpole.py"
+EXAMPLES = sorted({*(ROOT / "examples").glob("*.py")} - {SERVING})
 PAGES = sorted((ROOT / "docs" / "algorithms").glob("[a-z]*.md"))
 
 
@@ -66,6 +69,19 @@ def test_the_code_of_readme_runs(short):
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_the_examples_run(path, short):
     runpy.run_path(str(path), run_name="__main__")
+
+
+@pytest.mark.slow
+def test_the_example_of_serving_swaps_versions_beside_older_versions_and_another_server(
+    short, capsys
+):
+    pathlib.Path("policies/cartpole/7").mkdir(parents=True)
+    with contextlib.ExitStack() as stack:
+        for port in (8500, 8501):
+            with contextlib.suppress(OSError):  # somebody listens there already
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+        runpy.run_path(str(SERVING), run_name="__main__")
+    assert re.findall(r"^version (\d+): [1-9]", capsys.readouterr().out, re.MULTILINE) == ["8", "9"]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)

@@ -561,6 +561,36 @@ def test_the_newest_and_the_labelled_versions_are_kept(tmp_path, small_agent):
     assert sorted(os.listdir(tmp_path)) == ["1", "3", "labels.json"]
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("saved_model", "litert"), ("saved_model", "onnx"), ("litert", "saved_model")],
+)
+def test_a_base_directory_holds_one_format(first, second, tmp_path, small_agent):
+    small_agent.export(tmp_path, format=first)
+    # Not an export: the runs of `keras-pg train` are numbered too.
+    (tmp_path / "2").mkdir()
+    with pytest.raises(ValueError, match=rf"1 has format '{first}'.* load '{second}'\. Export to"):
+        small_agent.export(tmp_path, format=second, keep=1, labels="stable")
+    assert sorted(os.listdir(tmp_path)) == ["1", "2"]
+    assert (tmp_path / "1" / saved_model.FORMATS[first]).exists()
+
+
+def test_of_two_exports_at_once_with_other_formats_one_is_refused(
+    tmp_path, small_agent, monkeypatch
+):
+    write = saved_model._write
+
+    def late(agent, directory, *arguments):
+        write(agent, directory, *arguments)
+        (tmp_path / "1").mkdir()
+        (tmp_path / "1" / "policy.tflite").touch()
+
+    monkeypatch.setattr(saved_model, "_write", late)
+    with pytest.raises(ValueError, match="1 has format 'litert'"):
+        small_agent.export(tmp_path)
+    assert os.listdir(tmp_path) == ["1"]
+
+
 @pytest.mark.parametrize("wrong", [{"keep": 0}, {"keep": 1.5}, {"labels": "a b"}, {"labels": [""]}])
 def test_labels_and_counts_that_are_none_leave_nothing_behind(wrong, tmp_path, small_agent):
     with pytest.raises(ValueError, match=r"label|keep"):

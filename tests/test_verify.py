@@ -1,7 +1,10 @@
 """Golden observations, replayed against directories and against servers."""
 
 import os
+import pathlib
 import shutil
+import sys
+import sysconfig
 
 import numpy as np
 import pytest
@@ -80,6 +83,31 @@ def test_an_answer_that_lacks_an_output_or_has_another_shape_differs():
         assert report == {"max_difference": {"action": 0.0, "mean": np.inf}, "equal": False}
 
 
+@pytest.mark.parametrize(
+    ("got", "action"),
+    [([1_000_001], np.int64([1_000_000])), ([1], np.int8([0])), ([True], np.array([False]))],
+)
+def test_integers_and_booleans_must_be_the_same_whatever_the_tolerance(got, action):
+    same = replay.compare({"action": action.tolist()}, {"action": action}, tolerance=2.0)
+    assert same == {"max_difference": {"action": 0.0}, "equal": True}
+    differs = replay.compare({"action": got}, {"action": action}, tolerance=2.0)
+    assert differs == {"max_difference": {"action": 1.0}, "equal": False}
+
+
+def test_an_export_whose_integer_action_is_another_is_refused(tmp_path, monkeypatch):
+    start = 10**6
+    agent = perturbed_agent(Discrete(3), Discrete(2, start=start), actor=keras_pg.mlp((2,), seed=0))
+    runner = replay.runner
+
+    def off_by_one(directory):
+        run = runner(directory)
+        return lambda observations: {**run(observations), "action": np.full(64, start + 2)}
+
+    monkeypatch.setattr(replay, "runner", off_by_one)
+    with pytest.raises(RuntimeError, match="differs from the agent"):
+        agent.export(tmp_path)
+
+
 @pytest.mark.parametrize("format", ["saved_model", "litert"])
 def test_a_directory_is_run_where_keras_pg_has_not_been_imported(format, exported, monkeypatch):
     _, directory = exported("clipped", format)
@@ -89,6 +117,17 @@ def test_a_directory_is_run_where_keras_pg_has_not_been_imported(format, exporte
     assert report.pop("target") == str(directory)
     assert report["equal"] is True and report["rows"] == 64
     assert report["latency"].keys() == {"p50", "p99"}
+
+
+def test_a_directory_is_run_where_packages_are_the_users_own(exported, tmp_path, monkeypatch):
+    # As after `pip install --user`, for a Python that has none but its own.
+    own = pathlib.Path(sysconfig.get_path("purelib", "posix_user", {"userbase": str(tmp_path)}))
+    own.mkdir(parents=True)
+    (own / "packages.pth").write_text(os.path.dirname(os.path.dirname(np.__file__)))
+    monkeypatch.setenv("PYTHONUSERBASE", str(tmp_path))
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.setattr(sys, "executable", sys._base_executable)
+    assert saved_model.verify(exported("clipped", "litert")[1])["equal"] is True
 
 
 def test_verify_takes_the_newest_version_of_a_base_directory(tmp_path, small_agent, monkeypatch):

@@ -3,24 +3,30 @@
 import contextlib
 import io
 import json
+import os
 import pathlib
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 import time
 
 import kubernetes_validate
+import numpy as np
 import pytest
+import tensorflow as tf
 import yaml
 
-from clients import free_port, rest, states
-from keras_pg import cli, versions
+from clients import free_port, predict_request, rest, states, stubs
+from keras_pg import cli, replay, versions
 from keras_pg.serving import command as serve_command
 from keras_pg.serving import config
-from keras_pg.serving.models import Models
+from keras_pg.serving.batching import BatchingParameters
+from keras_pg.serving.models import Model, Models, latest
 from keras_pg.serving.server import Server
+from policies import POLICIES
 from recorded_models import save_doubling
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -28,9 +34,11 @@ KIT = ROOT / "export"
 FLAGS_FILES = KIT / "docker-compose.yml", KIT / "kubernetes" / "deployment.yaml"
 
 
+MODELS_CONFIG = sys.executable, KIT / "models_config.py"
+
+
 def models_config(*arguments):
-    command = [sys.executable, KIT / "models_config.py", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return subprocess.run([*MODELS_CONFIG, *arguments], capture_output=True, text=True)
 
 
 # --------------------------------------------------------------------------------------- files
@@ -72,6 +80,22 @@ def test_the_kubernetes_manifests_follow_their_schemas():
     assert container["readinessProbe"]["httpGet"]["path"].split("/")[-1] in text
 
 
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl, but no cluster")
+def test_kustomize_makes_objects_that_follow_their_schemas():
+    command = ["kubectl", "kustomize", KIT / "kubernetes"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    objects = {document["kind"]: document for document in yaml.safe_load_all(run.stdout)}
+    assert objects.keys() == {"ConfigMap", "Deployment", "PersistentVolumeClaim", "Service"}
+    for document in objects.values():
+        kubernetes_validate.validate(document, "1.32", strict=True)
+    # The deployment mounts what was made of the files.
+    made = objects["ConfigMap"]
+    assert made["data"] == {name: (KIT / "kubernetes" / name).read_text() for name in made["data"]}
+    volumes = objects["Deployment"]["spec"]["template"]["spec"]["volumes"]
+    assert {"name": "config", "configMap": {"name": made["metadata"]["name"]}} in volumes
+
+
 @pytest.mark.parametrize("path", FLAGS_FILES, ids=lambda path: path.name)
 def test_flags_are_known(path):
     document = yaml.safe_load(path.read_text())
@@ -94,6 +118,47 @@ def test_the_configuration_files_are_read(directory):
     assert job["metrics_path"] == path
     (model,) = config.read_models(KIT / "kubernetes" / "models.config")
     assert model.name == "cartpole"
+
+
+def test_a_policy_needs_batches_of_the_size_of_its_warm_up(exported):
+    base = exported("cartpole")[1].parent
+
+    def server(**options):
+        models = Models([Model("policy", base, latest())], max_num_load_retries=0, **options)
+        return Server(models, port=None, rest_api_port=0)
+
+    small = BatchingParameters(max_batch_size=32)
+    with (
+        pytest.raises(RuntimeError, match=r"Task size 64 is larger than maximum .* batch size 32"),
+        server(batching=small),
+    ):
+        pass
+    for options in ({"batching": small, "warm_up": False}, {"batching": BatchingParameters(64)}):
+        with server(**options) as started:
+            assert states(started) == {1: "AVAILABLE"}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_example_requests_are_answered_as_over_grpc(name, exported):
+    version = exported(name)[1]
+    observations, golden = replay.read_golden(version)
+    models = Models([Model("policy", version.parent, latest())])
+    with Server(models, port=0, rest_api_port=0) as server, stubs(server) as (service, _):
+        request = predict_request("policy", observation=observations[:2])
+        outputs = service.Predict(request, timeout=30).outputs
+        answers = [
+            rest(
+                server, "/v1/models/policy:predict", (version / "assets.extra" / file).read_bytes()
+            )
+            for file in ("request.json", "request_columns.json")
+        ]
+    expected = {key: tf.make_ndarray(tensor) for key, tensor in outputs.items()}
+    assert expected.keys() == golden.keys() and [status for status, _ in answers] == [200, 200]
+    (_, by_rows), (_, by_columns) = answers
+    for key, values in expected.items():
+        rows = [row[key] for row in by_rows["predictions"]]
+        for found in (rows, by_columns["outputs"][key]):
+            np.testing.assert_allclose(np.array(found, values.dtype), values, rtol=1e-6, atol=1e-7)
 
 
 # ------------------------------------------------------------------------------ models_config
@@ -122,6 +187,7 @@ def test_the_configuration_of_bases_with_labels(tmp_path):
         (["absent"], "has no version directory"),
         (["base", "--label", "stable=3"], "--label takes NAME=VERSION of [1], got '3'"),
         (["base", "--label", "stable"], "--label takes NAME=VERSION of [1], got ''"),
+        (["absent", "--label", "stable=1"], "No such file or directory: 'absent'"),
         (["base", "empty", "--label", "stable=1"], "--label takes one base directory"),
     ],
 )
@@ -139,6 +205,20 @@ def test_a_label_of_a_version_that_has_gone_is_refused(tmp_path):
     (tmp_path / "base" / "labels.json").write_text('{"stable": 7}')
     run = models_config(tmp_path / "base")
     assert run.returncode == 2 and "label stable is of version 7" in run.stderr
+
+
+def test_labels_of_an_export_meanwhile_are_not_lost(tmp_path):
+    for version in ("1", "2"):
+        (tmp_path / version).mkdir()
+    with versions.locked(tmp_path):
+        process = subprocess.Popen(
+            [*MODELS_CONFIG, tmp_path, "--label", "stable=1"], stdout=subprocess.DEVNULL
+        )
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        versions.label(tmp_path, tmp_path / "2", ["canary"])
+    assert process.wait(30) == 0
+    assert versions.labels(tmp_path) == {"canary": 2, "stable": 1}
 
 
 def test_labels_move_and_go_back_on_a_running_server(tmp_path):
@@ -180,10 +260,11 @@ def commands():
 ELSEWHERE = "docker", "kubectl", "POLICIES=", "export/loader", "./savedmodel_run"
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="README's commands need curl")
 def test_every_command_of_readme_runs(exported, tmp_path, monkeypatch):
     agent, _ = exported("cartpole")
     agent.save(tmp_path / "agent.keras")
-    (tmp_path / "export").symlink_to(KIT)
+    shutil.copytree(KIT, tmp_path / "export")  # a command writes to it
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(KIT / "clients")
     outputs, server = {}, None
@@ -209,6 +290,37 @@ def test_every_command_of_readme_runs(exported, tmp_path, monkeypatch):
     assert sum("verified" in output for output in outputs.values()) == 3
     assert any(":tensorflow:serving:request_count" in output for output in outputs.values())
     assert versions.labels(tmp_path / "policies" / "cartpole") == {"stable": 1, "canary": 2}
+    (model,) = config.read_models(tmp_path / "export" / "kubernetes" / "models.config")
+    assert model.labels == {"stable": 1, "canary": 2}
+    assert (model.name, str(model.base_path)) == ("cartpole", "/models/cartpole")
+
+
+KUBECTL = """#!/bin/sh
+# One pod, whose /models is $VOLUME.
+here() { echo "$*" | sed "s:/models:$VOLUME:g"; }
+case $1 in
+apply) ;;
+get) echo pod/policies-0 ;;
+exec) shift 3 && $(here "$@") ;;
+cp) cp -r "$2" "$(here "${3#policies-0:}")" ;;
+*) exit 1 ;;
+esac
+"""
+
+
+def test_the_commands_for_kubernetes_fill_a_new_volume(tmp_path, monkeypatch):
+    volume, kubectl = tmp_path / "volume", tmp_path / "bin" / "kubectl"
+    for directory in (volume, kubectl.parent, tmp_path / "policies" / "cartpole" / "1"):
+        directory.mkdir(parents=True)
+    kubectl.write_text(KUBECTL)
+    kubectl.chmod(0o755)
+    monkeypatch.setenv("PATH", str(kubectl.parent), prepend=os.pathsep)
+    monkeypatch.setenv("VOLUME", str(volume))
+    for command in commands():
+        if command.startswith("kubectl"):
+            run = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True)
+            assert run.returncode == 0, (command, run.stderr)
+    assert os.listdir(volume / "cartpole") == ["1"]
 
 
 def in_this_process(command, monkeypatch):
