@@ -470,6 +470,8 @@ def test_predict_wants_a_batch():
 def test_acting_before_there_are_networks():
     with pytest.raises(ValueError, match="no networks yet"):
         small_agent().act(np.zeros(2))
+    with pytest.raises(ValueError, match="no networks yet"):
+        keras_pg.PPO()(np.zeros((1, 4), np.float32))
     with pytest.raises(ValueError, match="no policy to export yet"):
         small_agent().export("nowhere")
 

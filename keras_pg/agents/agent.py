@@ -337,6 +337,7 @@ class Agent(keras.Model):
 
         Args:
             env: an environment id, a `gymnasium.Env`, a factory, or a `gymnasium.vector.VectorEnv`.
+                It is made here and stepped in a thread of TensorFlow's, not in the main one.
             total_timesteps: environment steps to train for, rounded up to whole epochs. Unless
                 `steps_per_epoch` is given, 10 to 30 epochs, the number that rounds least. Agents
                 that play whole episodes stop after the iteration that reaches it; their epochs have
@@ -720,6 +721,10 @@ class Agent(keras.Model):
         self.episode_means.update_state(sums, tf.size(episodes.returns))
         return self.episode_means.result()
 
+    def __call__(self, *arguments, **keyword_arguments):
+        self._check_built()
+        return super().__call__(*arguments, **keyword_arguments)
+
     def call(self, observations):
         """The deterministic env-ready actions for a batch of raw observations."""
         return self.described_actions(observations)["action"]
@@ -783,10 +788,13 @@ class Agent(keras.Model):
         batch = tf.TensorSpec((None, *space.shape), space.dtype)
         return tf.function(act, autograph=False).get_concrete_function(batch)
 
-    def _checked(self, observations, batch=False):
-        """Observations as an array of the space's dtype, if their shape fits."""
+    def _check_built(self):
         if self.actor is None:
             raise ValueError("The agent has no networks yet: call `fit`, `build` or `evaluate`.")
+
+    def _checked(self, observations, batch=False):
+        """Observations as an array of the space's dtype, if their shape fits."""
+        self._check_built()
         space = self.actor.observation_space
         array = np.asarray(observations)
         expected = [space.shape] if not batch else []
