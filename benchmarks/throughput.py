@@ -15,8 +15,8 @@ TF-Agents runs in two ways: in its own training loop, and with its gradient step
 that XLA compiles (see `peers/tf_agents_ppo.py`).
 
 A figure called "steady" leaves out the first two iterations, in which programs are compiled; the
-others have everything in them. PyTorch is run with one thread, which is faster for it: see
-`--sb3-threads`.
+others have everything in them. Stable-Baselines3 is run with one thread of PyTorch's, and with as
+many as PyTorch takes by itself.
 """
 
 import argparse
@@ -40,7 +40,8 @@ REQUIREMENTS = {
 RUNNERS = {
     "keras_pg": ("keras_pg", "keras_pg_ppo.py"),
     "keras_pg, make_vec": ("keras_pg", "keras_pg_ppo.py", "--make-vec"),
-    "Stable-Baselines3": ("Stable-Baselines3", "stable_baselines3_ppo.py"),
+    "Stable-Baselines3": ("Stable-Baselines3", "stable_baselines3_ppo.py", "--threads", "1"),
+    "Stable-Baselines3, its threads": ("Stable-Baselines3", "stable_baselines3_ppo.py"),
     "TF-Agents": ("TF-Agents", "tf_agents_ppo.py", "--own-loop"),
     "TF-Agents in XLA": ("TF-Agents", "tf_agents_ppo.py"),
 }
@@ -120,7 +121,6 @@ def main():
     parser.add_argument("--task", choices=TASKS, default="cartpole")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--runners", nargs="+", choices=RUNNERS, default=list(RUNNERS))
-    parser.add_argument("--sb3-threads", default="1", help="PyTorch's threads; 0 for its default")
     parser.add_argument("--venvs", type=pathlib.Path, default=HERE / ".venvs")
     parser.add_argument("--total-timesteps", help="in place of the task's own")
     options = parser.parse_args()
@@ -137,8 +137,7 @@ def main():
     for seed in range(options.runs):
         for runner in options.runners:
             library, script, *flags = RUNNERS[runner]
-            threads = options.sb3_threads if library == "Stable-Baselines3" else "0"
-            arguments = [*TASKS[options.task], *budget, "--seed", str(seed), "--threads", threads]
+            arguments = [*TASKS[options.task], *budget, "--seed", str(seed)]
             run = measure(pythons[library], script, [*flags, *arguments])
             runs[runner].append(run)
             print(f"{runner}, seed {seed}: {run['steps_per_second']:,.0f} steps/s", flush=True)

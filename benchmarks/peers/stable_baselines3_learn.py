@@ -36,7 +36,7 @@ class Curve(BaseCallback):
 
 def main():
     settings, seed = json.loads(pathlib.Path(sys.argv[1]).read_text()), int(sys.argv[2])
-    torch.set_num_threads(1)  # faster for networks of this size
+    torch.set_num_threads(1)  # several runs may be side by side; see throughput.py for its speed
 
     def schedule(value):
         return LinearSchedule(value, 0.0, 1.0) if settings["linear_schedules"] else value
