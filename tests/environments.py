@@ -122,9 +122,9 @@ class Bandit(gymnasium.Env):
         return self.shown, float(self.shown[action]), True, False, {}
 
 
-def perturbed_agent(observation_space, action_space, seed=0, **options):
-    """A built PPO agent with random weights and, where it normalizes, random statistics."""
-    agent = keras_pg.PPO(seed=seed, **options)
+def perturbed_agent(observation_space, action_space, seed=0, algorithm=keras_pg.PPO, **options):
+    """A built agent with random weights and, where it normalizes, random statistics."""
+    agent = algorithm(seed=seed, **options)
     agent.build(observation_space, action_space)
     perturb(agent, seed)
     return agent
@@ -133,7 +133,7 @@ def perturbed_agent(observation_space, action_space, seed=0, **options):
 def perturb(agent, seed):
     """Adds noise to the weights of actor and critic and feeds their observation statistics."""
     rng = np.random.default_rng([seed, 1])
-    for network in (agent.actor, agent.critic):
+    for network in filter(None, (agent.actor, agent.critic)):
         for variable in network.trainable_variables:
             variable.assign_add(rng.normal(0.0, 0.3, variable.shape))
         if network.normalization is not None:

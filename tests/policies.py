@@ -45,11 +45,27 @@ POLICIES = {
     "multibinary": (UNBOUNDED, MultiBinary(3), {}, PROBABILITIES),
     "regularized": (UNBOUNDED, BOUNDED, {"actor": regularized_encoder}, GAUSSIAN),
 }
+# The same for each other algorithm, with a critic of states, with one of actions, and without one.
+ALGORITHMS = {
+    "reinforce": (
+        CARTPOLE,
+        Discrete(2),
+        {"algorithm": keras_pg.REINFORCE, "advantage": "reward_to_go"},
+        PROBABILITIES,
+    ),
+    "a2c": (UNBOUNDED, BOUNDED, {"algorithm": keras_pg.A2C, "advantage": "q"}, GAUSSIAN),
+    "npg": (UNBOUNDED, BOUNDED, {"algorithm": keras_pg.NPG}, GAUSSIAN),
+    "trpo": (UNBOUNDED, BOUNDED, {"algorithm": keras_pg.TRPO, "squash_actions": True}, SQUASHED),
+    "mdpo": (CARTPOLE, Discrete(2), {"algorithm": keras_pg.MDPO}, PROBABILITIES),
+    "grpo": (UNBOUNDED, MultiBinary(3), {"algorithm": keras_pg.GRPO}, PROBABILITIES),
+}
+EXPORTED = POLICIES | ALGORITHMS
 
 
 def agent_of(name):
-    observation_space, action_space, options, _ = POLICIES[name]
-    options = {key: value() if callable(value) else value for key, value in options.items()}
+    observation_space, action_space, options, _ = EXPORTED[name]
+    if make_actor := options.get("actor"):
+        options = {**options, "actor": make_actor()}
     agent = perturbed_agent(
         observation_space, action_space, **{"actor": keras_pg.mlp((16, 16), seed=0), **options}
     )

@@ -1,6 +1,7 @@
 """The wheel, the import graph, and the import itself."""
 
 import ast
+import configparser
 import importlib.metadata
 import json
 import os
@@ -145,6 +146,34 @@ def test_the_installed_versions_are_inside_the_stated_ranges():
     assert {"tensorflow", "keras", "gymnasium", "numpy"} <= {r.name for r in needed}
     for requirement in needed:
         assert importlib.metadata.version(requirement.name) in requirement.specifier, requirement
+
+
+def test_what_is_imported_with_a_module_is_required():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    core = required(setup["options"]["install_requires"])
+    serve = core | required(setup["options.extras_require"]["serve"])
+    test = serve.union(*map(required, setup["options.extras_require"].values()))
+    distributions = importlib.metadata.packages_distributions()
+    listed = {path: serve if "serving" in name else core for name, path in modules()}
+    listed |= {path: test for path in (ROOT / "tests").rglob("*.py")}
+    for path, requirements in listed.items():
+        for package in packages_imported_with(path) & distributions.keys() - {"keras_pg"}:
+            names = {name.lower().replace("_", "-") for name in distributions[package]}
+            assert names & requirements, f"{path} imports {package}"
+
+
+def required(text):
+    names = {Requirement(line).name.lower() for line in text.split("\n") if line}
+    # What its stubs and messages are made of.
+    return names | ({"grpcio", "protobuf"} if "tensorflow-serving-api" in names else set())
+
+
+def packages_imported_with(path):
+    statements = ast.parse(path.read_text()).body
+    names = {a.name for node in statements if isinstance(node, ast.Import) for a in node.names}
+    names |= {node.module for node in statements if isinstance(node, ast.ImportFrom)}
+    return {name.split(".")[0] for name in names}
 
 
 def test_public_names_are_listed_one_by_one():

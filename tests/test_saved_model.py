@@ -23,6 +23,7 @@ from keras_pg import replay, saved_model, spaces, versions
 from policies import (
     BOUNDED,
     CARTPOLE,
+    EXPORTED,
     POLICIES,
     UNBOUNDED,
     agent_of,
@@ -113,7 +114,7 @@ def served(exported, tmp_path_factory):
     """{name: {batch size: actions}} from a process that has TensorFlow only."""
     directory = tmp_path_factory.mktemp("served")
     jobs = []
-    for i, (name, (space, *_)) in enumerate(POLICIES.items()):
+    for i, (name, (space, *_)) in enumerate(EXPORTED.items()):
         jobs.append(
             {
                 "directory": str(exported(name)[1]),
@@ -125,10 +126,10 @@ def served(exported, tmp_path_factory):
     (directory / "jobs.json").write_text(json.dumps(jobs))
     command = [sys.executable, "-c", WITHOUT_LIBRARIES, str(directory / "jobs.json")]
     subprocess.run(command, check=True, timeout=120)
-    return {name: dict(np.load(job["actions"])) for name, job in zip(POLICIES, jobs)}
+    return {name: dict(np.load(job["actions"])) for name, job in zip(EXPORTED, jobs)}
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", EXPORTED)
 def test_tensorflow_alone_gives_the_agents_actions_for_raw_observations(name, exported, served):
     agent, _ = exported(name)
     space = agent.actor.action_space
@@ -140,9 +141,9 @@ def test_tensorflow_alone_gives_the_agents_actions_for_raw_observations(name, ex
         assert all(space.contains(action) for action in actions)
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", EXPORTED)
 def test_signatures_name_and_type_their_tensors_as_documented(name, exported):
-    observation_space, action_space, _, described = POLICIES[name]
+    observation_space, action_space, _, described = EXPORTED[name]
     signatures = tf.saved_model.load(str(exported(name)[1])).signatures
     assert set(signatures) == {"serving_default", "sample"}
     observation = ((None, *observation_space.shape), observation_space.dtype)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from policies import CARTPOLE, POLICIES, raw_observations
+from policies import CARTPOLE, EXPORTED, raw_observations
 
 LOADER = pathlib.Path(__file__).parents[2] / "export" / "loader"
 SIZES = 1, 7, 64
@@ -57,7 +57,7 @@ def read(path):
     return tf.make_ndarray(tensor)
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", EXPORTED)
 def test_every_kind_of_policy_gives_the_agents_answers(name, loader, exported, tmp_path):
     agent, policy = exported(name)
     observations = raw_observations(agent.actor.observation_space, 64)
@@ -86,10 +86,14 @@ def test_every_kind_of_policy_gives_the_agents_answers(name, loader, exported, t
 
 def test_the_value_is_the_critics(loader, exported, tmp_path):
     agent, policy = exported("cartpole", value=True)
-    observations = raw_observations(CARTPOLE, 7)
-    process, (answer,) = run(loader, policy, tmp_path, [("value", {"observation": observations})])
+    observations = raw_observations(CARTPOLE, 64)
+    requests = [("value", {"observation": observations[:n]}) for n in SIZES]
+    process, answers = run(loader, policy, tmp_path, requests)
     assert process.returncode == 0, process.stderr
-    np.testing.assert_allclose(answer["value"], agent.critic(observations), rtol=1e-5, atol=1e-5)
+    expected = agent.critic(observations)
+    for n, answer in zip(SIZES, answers, strict=True):
+        assert answer.keys() == {"value"}
+        np.testing.assert_allclose(answer["value"], expected[:n], rtol=1e-5, atol=1e-5)
 
 
 def test_signatures_are_listed_and_timed(loader, exported, tmp_path):

@@ -51,6 +51,7 @@ def command(*arguments, ports=None):
         process.communicate()
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="it is asked with curl")
 def test_the_command_serves_a_configuration_file_and_after_a_kill_serves_again(base, tmp_path):
     publish(base, factor=3.0)
     file = tmp_path / "models.config"
