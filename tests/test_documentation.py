@@ -84,6 +84,18 @@ def test_the_example_of_serving_swaps_versions_beside_older_versions_and_another
     assert re.findall(r"^version (\d+): [1-9]", capsys.readouterr().out, re.MULTILINE) == ["8", "9"]
 
 
+@pytest.mark.parametrize("path", [ROOT / "README.md", *PAGES], ids=lambda path: path.stem)
+def test_results_on_a_page_are_those_that_are_stored(path):
+    stored = (ROOT / "benchmarks" / "results" / "algorithms.md").read_text().splitlines()
+    tables = re.findall(
+        r"^\| (?:algorithm|environment \| steps \| published) \|.*\n(?:\|.*\n)+",
+        path.read_text(),
+        re.MULTILINE,
+    )
+    assert tables
+    assert not set("".join(tables).splitlines()) - set(stored)
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_the_lines_of_code_that_a_page_quotes_are_there(path):
     """Those of the table beside the pseudocode, but for how they are broken."""

@@ -1,0 +1,59 @@
+"""Trains sb3-contrib's TRPO with rl-zoo's settings; prints the result as one JSON line.
+
+    python sb3_contrib_learn.py ../settings/algorithms/trpo_zoo.json LunarLander-v3 0
+
+For environments of discrete actions without reward normalization: `max_kl` is not divided by a
+number of dimensions here, and nothing is normalized.
+"""
+
+import json
+import pathlib
+import sys
+import time
+
+import numpy as np
+import torch
+from sb3_contrib import TRPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+
+
+def main():
+    env, seed = sys.argv[2], int(sys.argv[3])
+    settings = json.loads(pathlib.Path(sys.argv[1]).read_text())["environments"][env]
+    fit, agent = settings["fit"], settings["agent"]
+    torch.set_num_threads(1)
+    model = TRPO(
+        "MlpPolicy",
+        make_vec_env(env, fit["num_envs"], seed=seed),
+        n_steps=fit["num_steps"],
+        batch_size=fit["num_envs"] * fit["num_steps"] // agent["num_minibatches"],
+        gamma=agent["gamma"],
+        gae_lambda=agent["gae_lambda"],
+        learning_rate=settings["optimizer"]["learning_rate"],
+        n_critic_updates=agent["critic_epochs"],
+        cg_max_steps=agent["cg_iters"],
+        cg_damping=agent["cg_damping"],
+        seed=seed,
+        device="cpu",
+    )
+    start = time.perf_counter()
+    model.learn(fit["total_timesteps"])
+    seconds = time.perf_counter() - start
+    evaluation = make_vec_env(env, 8, seed=seed + 10_000)
+    deterministic, _ = evaluate_policy(model, evaluation, 100)
+    sampled, _ = evaluate_policy(model, evaluation, 100, deterministic=False)
+    report = {
+        "library": "sb3-contrib",
+        "seed": seed,
+        "env_steps": model.num_timesteps,
+        "evaluated_return": float(deterministic),
+        "evaluated_return_of_samples": float(sampled),
+        "training_return": float(np.mean([e["r"] for e in model.ep_info_buffer])),
+        "seconds": seconds,
+    }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
