@@ -720,7 +720,10 @@ def test_another_user_can_read_a_version(tmp_path, small_agent):
 
 
 def test_a_poller_never_sees_a_version_that_is_not_complete(tmp_path, small_agent, monkeypatch):
-    # It takes half of the time and writes nothing.
+    """Of 100 versions 10 are exported, and 90 are copies of the first, published as an export is.
+
+    None is compared with the agent: that takes half of the time and writes nothing.
+    """
     monkeypatch.setattr(replay, "runner", lambda directory: lambda observations: None)
     monkeypatch.setattr(replay, "compare", lambda outputs, expected: {"equal": True})
     seen, incomplete, done = set(), [], threading.Event()
@@ -742,7 +745,7 @@ def test_a_poller_never_sees_a_version_that_is_not_complete(tmp_path, small_agen
     try:
         for _ in range(10):
             small_agent.export(tmp_path)
-        # The rest is written from the first, file by file: making a graph takes most of an export.
+        # File by file: making a graph takes most of an export.
         monkeypatch.setattr(
             saved_model,
             "_write",
