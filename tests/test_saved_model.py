@@ -179,6 +179,14 @@ def test_the_value_is_served_if_asked_for(exported):
     np.testing.assert_allclose(values["value"], agent.critic(observations), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["reinforce", "a2c"])
+def test_there_is_no_value_without_a_critic_of_states(name, exported, tmp_path):
+    agent, _ = exported(name)
+    with pytest.raises(ValueError, match="without a critic of states"):
+        agent.export(tmp_path / "policy", value=True)
+    assert not os.listdir(tmp_path)
+
+
 def test_what_describes_the_policy_describes_it(exported):
     for name in ("cartpole", "clipped", "squashed"):
         agent, directory = exported(name)
