@@ -179,6 +179,14 @@ def test_the_value_is_served_if_asked_for(exported):
     np.testing.assert_allclose(values["value"], agent.critic(observations), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["reinforce", "a2c"])
+def test_there_is_no_value_without_a_critic_of_states(name, exported, tmp_path):
+    agent, _ = exported(name)
+    with pytest.raises(ValueError, match="without a critic of states"):
+        agent.export(tmp_path / "policy", value=True)
+    assert not os.listdir(tmp_path)
+
+
 def test_what_describes_the_policy_describes_it(exported):
     for name in ("cartpole", "clipped", "squashed"):
         agent, directory = exported(name)
@@ -720,7 +728,10 @@ def test_another_user_can_read_a_version(tmp_path, small_agent):
 
 
 def test_a_poller_never_sees_a_version_that_is_not_complete(tmp_path, small_agent, monkeypatch):
-    # It takes half of the time and writes nothing.
+    """Of 100 versions 10 are exported, and 90 are copies of the first, published as an export is.
+
+    None is compared with the agent: that takes half of the time and writes nothing.
+    """
     monkeypatch.setattr(replay, "runner", lambda directory: lambda observations: None)
     monkeypatch.setattr(replay, "compare", lambda outputs, expected: {"equal": True})
     seen, incomplete, done = set(), [], threading.Event()
@@ -742,7 +753,7 @@ def test_a_poller_never_sees_a_version_that_is_not_complete(tmp_path, small_agen
     try:
         for _ in range(10):
             small_agent.export(tmp_path)
-        # The rest is written from the first, file by file: making a graph takes most of an export.
+        # File by file: making a graph takes most of an export.
         monkeypatch.setattr(
             saved_model,
             "_write",
