@@ -174,6 +174,7 @@ def test_eager_graph_and_xla_agree(algorithm, space, jit_compile):
         np.testing.assert_allclose(one, other, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_an_encoder_may_be_recurrent():
     keras.utils.set_random_seed(0)
     encoder = keras.Sequential([keras.layers.Reshape((3, 1)), keras.layers.GRU(4)])

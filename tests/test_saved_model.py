@@ -21,6 +21,7 @@ import keras_pg
 from environments import perturb, perturbed_agent
 from keras_pg import replay, saved_model, spaces, versions
 from policies import (
+    ALGORITHMS,
     BOUNDED,
     CARTPOLE,
     EXPORTED,
@@ -129,6 +130,7 @@ def served(exported, tmp_path_factory):
     return {name: dict(np.load(job["actions"])) for name, job in zip(EXPORTED, jobs)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPORTED)
 def test_tensorflow_alone_gives_the_agents_actions_for_raw_observations(name, exported, served):
     agent, _ = exported(name)
@@ -141,7 +143,9 @@ def test_tensorflow_alone_gives_the_agents_actions_for_raw_observations(name, ex
         assert all(space.contains(action) for action in actions)
 
 
-@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.parametrize(
+    "name", [*POLICIES, *(pytest.param(name, marks=pytest.mark.slow) for name in ALGORITHMS)]
+)
 def test_signatures_name_and_type_their_tensors_as_documented(name, exported):
     observation_space, action_space, _, described = EXPORTED[name]
     signatures = tf.saved_model.load(str(exported(name)[1])).signatures
