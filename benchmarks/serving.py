@@ -16,13 +16,9 @@ import json
 import os
 import pathlib
 import platform
-import random
 import shutil
 import signal
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -31,6 +27,8 @@ import grpc
 import gymnasium
 import numpy as np
 import tensorflow as tf
+from fuzz import fuzz
+from processes import free_port, python, resident_mb
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from throughput import processor
 
@@ -39,42 +37,17 @@ from keras_pg import replay, versions
 from keras_pg.serving.servable import Servable
 
 HERE = pathlib.Path(__file__).parent
-RECORDINGS = HERE.parent / "tests" / "serving" / "recordings" / "exchanges.json"
-# Those of docs/serving.md that any request may get; 500 and INTERNAL are faults.
-HTTP_STATUSES = {200, 400, 404, 413, 501, 503}
-GRPC_CODES = {
-    *("OK", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "UNIMPLEMENTED"),
-    "RESOURCE_EXHAUSTED",
-}
 PREDICT = "/v1/models/policy:predict"
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 @contextlib.contextmanager
 def served(base, *flags, ports=None):
     """A `keras-pg serve` process: (its ports for gRPC and REST, the process)."""
     grpc_port, rest_port = ports or (free_port(), free_port())
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "keras_pg", "serve", str(base), "--model_name=policy"),
-            *(f"--port={grpc_port}", f"--rest_api_port={rest_port}", *flags),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        if not process.stdout.readline():
-            raise RuntimeError(process.stderr.read())
-        threading.Thread(target=process.stderr.read, daemon=True).start()
+    addresses = f"--port={grpc_port}", f"--rest_api_port={rest_port}"
+    command = "-m", "keras_pg", "serve", base, "--model_name=policy", *addresses, *flags
+    with python(*command) as process:
         yield (grpc_port, rest_port), process
-    finally:
-        process.kill()
-        process.wait()
 
 
 # ------------------------------------------------------------------------------------- clients
@@ -203,12 +176,8 @@ def measure_echo(seconds):
     """The same protocols with nothing behind them, in a process of their own."""
     program = HERE / "peers" / "echo_server.py"
     ports = free_port(), free_port()
-    process = subprocess.Popen(
-        [sys.executable, program, *map(str, ports)], stdout=subprocess.PIPE, text=True
-    )
     rows = []
-    try:
-        process.stdout.readline()
+    with python(program, *ports):
         observations = np.zeros((1, 4), np.float32)
         for protocol, make, port in (
             ("gRPC", grpc_client, ports[0]),
@@ -217,9 +186,6 @@ def measure_echo(seconds):
             figures = load(functools.partial(make, port, observations), 1, seconds)
             rows.append({"what": f"{protocol} echo", "batch": 1, "clients": 1, **figures})
             print_row(rows[-1])
-    finally:
-        process.kill()
-        process.wait()
     return rows
 
 
@@ -258,11 +224,6 @@ def measure_memory(policies, requests=200_000):
             thread.join()
     print(f"memory after each {requests // 20} requests, MB: {samples}")
     return {"requests": requests, "resident_mb": samples}
-
-
-def resident_mb(pid):
-    pages = int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
 
 
 def measure_faults(policies, seconds):
@@ -336,116 +297,6 @@ def state(port, version):
     return answer.get("model_version_status", [{"state": None}])[0]["state"]
 
 
-def measure_fuzz(policies, requests=100_000):
-    """Mutated recordings and random documents: every answer has a documented status."""
-    exchanges = json.loads(RECORDINGS.read_text())
-    bodies = [json.dumps(e["request"][2]).encode() for e in exchanges["rest"].values()]
-    bodies += [b'{"instances": [[0, 0, 0, 0]]}', b'{"inputs": {"observation": [[1, 2, 3, 4]]}}']
-    messages = [
-        bytes.fromhex(e["request"]) for e in exchanges["grpc"].values() if e["call"] == "Predict"
-    ]
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name = "policy"
-    request.inputs["observation"].CopyFrom(tf.make_tensor_proto(np.ones((2, 4), np.float32)))
-    messages += [request.SerializeToString()] * len(messages)
-    rng = random.Random(0)
-    counts, wrong, lock = {}, [], threading.Lock()
-    with served(policies / "policy") as (ports, process):
-        before = resident_mb(process.pid)
-        slow = [socket.create_connection(("127.0.0.1", ports[1])) for _ in range(100)]
-        for connection in slow:
-            connection.sendall(b"POST /v1/models/policy:predict HTTP/1.1\r\nX: ")
-
-        def note(kind, text):
-            with lock:
-                counts[kind] = counts.get(kind, 0) + 1
-                if "Traceback" in text:
-                    wrong.append((kind, text))
-
-        def fuzz_rest(seed, count):
-            rng = random.Random(seed)
-            connection = http.client.HTTPConnection("127.0.0.1", ports[1], timeout=60)
-            for _ in range(count):
-                body = mutated(rng.choice(bodies), rng)
-                verb = rng.choice(["predict"] * 8 + ["classify", "regress", "metadata"])
-                try:
-                    connection.request("POST", f"/v1/models/policy:{verb}", body)
-                    response = connection.getresponse()
-                    text = response.read().decode("utf-8", "replace")
-                except (OSError, http.client.HTTPException) as error:
-                    connection.close()
-                    note(f"REST {type(error).__name__}", "")
-                    wrong.append((verb, repr(error)))
-                    continue
-                note(f"REST {response.status}", text)
-                if response.status not in HTTP_STATUSES:
-                    wrong.append((response.status, text))
-
-        def fuzz_grpc(seed, count):
-            rng = random.Random(seed)
-            channel = grpc.insecure_channel(f"127.0.0.1:{ports[0]}")
-            call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
-            for _ in range(count):
-                message = mutated(rng.choice(messages), rng)
-                try:
-                    call(message, timeout=60)
-                    note("gRPC OK", "")
-                except grpc.RpcError as error:
-                    note(f"gRPC {error.code().name}", error.details())
-                    if error.code().name not in GRPC_CODES:
-                        wrong.append((error.code().name, error.details()))
-
-        share = requests // 8
-        threads = [
-            threading.Thread(target=target, args=(rng.random(), share))
-            for target in [fuzz_rest] * 4 + [fuzz_grpc] * 4
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        serves = bool(rest_client(ports[1], np.zeros((1, 4), np.float32))())
-        after = resident_mb(process.pid)
-        alive = process.poll() is None
-        for connection in slow:
-            connection.close()
-    report = {
-        "requests": 8 * share,
-        "answers": dict(sorted(counts.items())),
-        "undocumented": len(wrong),
-        "still serves": serves and alive,
-        "resident_mb": [before, after],
-    }
-    print(json.dumps(report, indent=2), *wrong[:3], sep="\n")
-    return report
-
-
-def noise(rng):
-    return bytes(rng.choices(range(256), k=4))
-
-
-# (body, position, rng) → another body.
-MUTATIONS = [
-    lambda b, i, rng: b[:i],
-    lambda b, i, rng: b[:i] + noise(rng) + b[i:],
-    lambda b, i, rng: b[:i] + noise(rng) + b[i + 4 :],
-    lambda b, i, rng: b[:i] + b[i : i + 20] * rng.randint(1, 50) + b[i:],
-    lambda b, i, rng: b[:i] + b"[" * rng.randint(1, 5000) + b[i:],
-    lambda b, i, rng: b[:i] + b"1e308" * rng.randint(1, 3) + b[i:],
-    lambda b, i, rng: b[:i] + b"\xff\xfe" + b[i:],
-    lambda b, i, rng: b.replace(b"0", b"9" * rng.randint(1, 40)),
-    lambda b, i, rng: b.replace(b"[", b"{", 1),
-    lambda b, i, rng: b + b" " * rng.randint(1, 100_000),
-]
-
-
-def mutated(body, rng):
-    """A body with up to three mutations."""
-    for _ in range(rng.randint(0, 3)):
-        body = rng.choice(MUTATIONS)(body, rng.randint(0, len(body)), rng)
-    return body
-
-
 # --------------------------------------------------------------------------------------- results
 
 
@@ -504,6 +355,8 @@ def main():
     parts = ["latency", "memory", "faults", "fuzz"]
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--requests", type=int, default=100_000, help="that are fuzzed")
+    parser.add_argument("--seed", type=int, default=0, help="of the fuzzed requests")
     options = parser.parse_args()
     path = HERE / "results" / "serving.json"
     results = json.loads(path.read_text()) if path.exists() else {}
@@ -527,7 +380,7 @@ def main():
                 "latency": lambda: measure_latency(policies, options.seconds),
                 "memory": lambda: measure_memory(policies),
                 "faults": lambda: measure_faults(policies, options.seconds),
-                "fuzz": lambda: measure_fuzz(policies),
+                "fuzz": lambda: fuzz(options.requests, options.seed),
             }[part]
             results[part] = measure()
             for file, text in (
