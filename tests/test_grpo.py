@@ -160,7 +160,7 @@ def test_what_is_said_of_the_policy_is_a_mean_over_its_steps(normalization, num_
     agent = built(keras_pg.GRPO, learning_rate=0.03, target_kl=0.01, update_epochs=1000, **settings)
     rows = rollout.observations[valid], rollout.actions[valid]
     old = policy.log_prob(agent.actor(rows[0]), rows[1])
-    logs = step(agent, rollout, eagerly=True)
+    logs = step(agent, rollout)
     log_ratio = policy.log_prob(agent.actor(rows[0]), rows[1]) - old
     assert 1 < logs["n_updates"] < 1000 * num_minibatches
     # The divergence of a minibatch may differ from that of the whole.
@@ -386,6 +386,7 @@ def test_a_saved_agent_makes_the_same_next_update(tmp_path):
 
 def test_episodes_longer_than_a_rollout_are_cut():
     agent = keras_pg.GRPO(group_size=2, seed=0)
+    agent.compile(jit_compile=False)
     history = agent.fit(
         lambda: Clockwork((50,)), num_envs=4, num_steps=10, epochs=1, steps_per_epoch=1, verbose=0
     ).history
