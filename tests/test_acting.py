@@ -256,6 +256,7 @@ def test_sampled_actions_follow_a_stream_that_starts_from_the_seed():
     assert not np.isclose(streams[0], streams[2]).any()
 
 
+@pytest.mark.slow
 def test_litert_needs_no_standard_error(tmp_path):
     # A daemon may have closed it. In a process of its own, since this one's output is pytest's.
     script = tmp_path / "daemon.py"

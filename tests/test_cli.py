@@ -48,6 +48,7 @@ def test_train_writes_all_it_says(trained):
     assert told == (settings["evaluation"]["episode_return"], 4)
 
 
+@pytest.mark.slow
 def test_evaluate_export_and_verify(trained, capsys, monkeypatch):
     monkeypatch.chdir(trained)
     agent = "runs/CartPole-v1/1/agent.keras"
@@ -69,6 +70,7 @@ def test_evaluate_export_and_verify(trained, capsys, monkeypatch):
     assert re.search(r"one observation takes \d+ us \(99th percentile \d+ us\)", said)
 
 
+@pytest.mark.slow
 def test_verify_fails_on_a_policy_that_differs(trained, capsys):
     import numpy as np
 

@@ -159,6 +159,7 @@ def test_the_penalty_is_halved_below_its_target_and_doubled_above(
             assert float(agent.kl_penalty) == 0.5 * factor**k
 
 
+@pytest.mark.slow
 def test_an_adapted_penalty_keeps_the_kl_near_its_target():
     agent = keras_pg.PPO(
         clip_ratio=None, kl_penalty=1.0, kl_penalty_target=0.02, num_minibatches=4, seed=0

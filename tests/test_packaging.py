@@ -97,6 +97,7 @@ def test_only_the_vector_collector_needs_the_vector_api():
     assert users == {"rollouts.vector_env"}
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_package_and_its_type_marker_only(tmp_path):
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", tmp_path, ROOT]
     subprocess.run(command, check=True, capture_output=True)
@@ -109,6 +110,7 @@ def test_the_wheel_holds_the_package_and_its_type_marker_only(tmp_path):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variable", "configured", "accepted"),
     [

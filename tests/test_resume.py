@@ -23,6 +23,7 @@ def run(*arguments, env=None):
     return process.stdout.split(), process.returncode
 
 
+@pytest.mark.slow
 def test_same_seed_and_resuming_are_bit_equal_across_processes(tmp_path):
     """Two processes agree; N updates, save, load in another process, N more is N and N more."""
     halfway, end = resuming.train(tmp_path / "first.keras")
@@ -41,6 +42,7 @@ def test_what_xla_has_kept_on_disk_gives_the_same_bits(tmp_path):
     assert loaded[0] == list(resuming.train(tmp_path / "other.keras"))
 
 
+@pytest.mark.slow
 def test_backup_and_restore_after_kill_loses_at_most_an_epoch(tmp_path):
     assert run("die", tmp_path / "backup") == ([], -signal.SIGKILL)
     batches, iterations, state = resuming.fit_with_backup(tmp_path / "backup")

@@ -731,6 +731,7 @@ def test_another_user_can_read_a_version(tmp_path, small_agent):
         assert path.stat().st_mode & needed == needed, path
 
 
+@pytest.mark.slow
 def test_a_poller_never_sees_a_version_that_is_not_complete(tmp_path, small_agent, monkeypatch):
     """Of 100 versions 10 are exported, and 90 are copies of the first, published as an export is.
 

@@ -108,6 +108,7 @@ def test_an_export_whose_integer_action_is_another_is_refused(tmp_path, monkeypa
         agent.export(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["saved_model", "litert"])
 def test_a_directory_is_run_where_keras_pg_has_not_been_imported(format, exported, monkeypatch):
     _, directory = exported("clipped", format)
