@@ -51,6 +51,8 @@ DOCUMENTED = {
 }
 # The recorded answer to a signature that has to be compiled; no other is an internal error.
 NO_XLA = "XLA compilation disabled"
+# What a reload is answered whose models are not there; nothing else is unknown.
+NOT_AVAILABLE = "did not become available"
 
 
 def requests(count, seed):
@@ -218,6 +220,8 @@ class Answers:
         documented = status in DOCUMENTED and "Traceback (most recent call" not in text
         if status in ("500", "INTERNAL") and NO_XLA in text:
             documented, status = True, f"{status}, no XLA"
+        if status == "UNKNOWN" and NOT_AVAILABLE in text:
+            documented, status = True, f"{status}, not available"
         with self._lock:
             self.counts[f"{'gRPC' if isinstance(request, Grpc) else 'REST'} {status}"] += 1
             self.generated += generated
