@@ -21,7 +21,7 @@ LAYERS = [
     {"cli"},
     {"serving.__init__", "serving.command"},
     {"serving.config", "serving.server"},
-    {"serving.rest"},
+    {"serving.http_protocol", "serving.rest"},
     {"serving.services"},
     {"serving.json_tensors", "serving.metrics", "serving.models"},
     {"serving.servable"},

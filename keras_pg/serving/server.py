@@ -14,15 +14,14 @@ import time
 import grpc
 import uvicorn
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from keras_pg.serving.http_protocol import impatient_protocol
 from keras_pg.serving.metrics import Metrics
 from keras_pg.serving.rest import Application
 from keras_pg.serving.services import ModelService, PredictionService, RefuseWhatIsNoMessage
 
 GRACE = 30  # seconds
 MAX_CONNECTION_AGE = 300  # seconds
-MAX_HEAD_BYTES = 2**16
 _log = logging.getLogger(__name__)
 
 
@@ -195,7 +194,7 @@ class Server:
         server = uvicorn.Server(
             uvicorn.Config(
                 application,
-                http=_protocol(self._request_seconds),
+                http=impatient_protocol(self._request_seconds),
                 ws="none",
                 lifespan="off",
                 interface="asgi3",
@@ -224,65 +223,3 @@ class Server:
                     step()
             except Exception as error:
                 _log.error("Looking for new versions: %s", error)
-
-
-def _protocol(seconds):
-    """Uvicorn's HTTP protocol, less patient.
-
-    It closes a connection whose request takes longer to come, or whose answer takes longer to be
-    taken, and one whose head is larger than `MAX_HEAD_BYTES`.
-    """
-
-    class Protocol(HttpToolsProtocol):
-        def connection_made(self, transport):
-            self._timers = {}
-            super().connection_made(transport)
-            self._await_request()
-
-        def data_received(self, data):
-            super().data_received(data)
-            if self._in_head:
-                self._head_bytes += len(data)
-                if self._head_bytes > MAX_HEAD_BYTES:
-                    self.transport.abort()
-
-        def on_message_begin(self):
-            super().on_message_begin()
-            self._await_request()
-
-        def on_headers_complete(self):
-            self._in_head = False
-            super().on_headers_complete()
-
-        def on_message_complete(self):
-            self._end_limit("reading")
-            super().on_message_complete()
-
-        def pause_writing(self):
-            super().pause_writing()
-            self._limit("writing")
-
-        def resume_writing(self):
-            self._end_limit("writing")
-            super().resume_writing()
-
-        def connection_lost(self, error):
-            self._end_limit("reading")
-            self._end_limit("writing")
-            super().connection_lost(error)
-
-        def _await_request(self):
-            self._in_head, self._head_bytes = True, 0
-            self._limit("reading")
-
-        def _limit(self, activity):
-            # Each has a timer: the next request may come while an answer waits to be taken.
-            self._end_limit(activity)
-            loop = asyncio.get_running_loop()
-            self._timers[activity] = loop.call_later(seconds, self.transport.abort)
-
-        def _end_limit(self, activity):
-            if (timer := self._timers.pop(activity, None)) is not None:
-                timer.cancel()
-
-    return Protocol

@@ -1,6 +1,7 @@
 """Requests that are too large, too many, too slow, or nothing that was agreed on."""
 
 import contextlib
+import http.client
 import json
 import pathlib
 import socket
@@ -82,6 +83,25 @@ def test_a_client_that_sends_slowly_is_cut_off(small_server, sent):
         assert connection.recv(100) == b""
         assert time.monotonic() - start < 5
     assert still_serves(small_server)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("step", [1, 7, 4096])
+def test_an_offer_of_another_protocol_is_ignored(small_server, chunked, step):
+    """As Java's `HttpClient` makes it with every request, until it is taken up."""
+    body = json.dumps(ONE).encode()
+    length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}"
+    offer = "Connection: Upgrade, HTTP2-Settings\r\nuPgrade: h2c\r\nHTTP2-Settings: AAEAAEAA"
+    head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\n{offer}\r\n{length}\r\n\r\n".encode()
+    sent = head + (b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if chunked else body)
+    with socket.create_connection(("127.0.0.1", small_server.rest_api_port)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(3):  # the connection lives on
+            for start in range(0, len(sent), step):
+                connection.sendall(sent[start : start + step])
+            response = http.client.HTTPResponse(connection)
+            response.begin()
+            assert json.loads(response.read()) == {"predictions": [[2.0, 4.0]]}
 
 
 def test_slow_clients_do_not_keep_others_out_for_long(small_server):
