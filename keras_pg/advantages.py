@@ -228,7 +228,9 @@ class ReturnMinusBaseline(Advantage):
         returns = steps.returns()
         if self.baseline == "mean":
             return returns - tf.cast(self.layers[0].mean, returns.dtype)
-        rows = tf.reshape(steps.observations, [-1, *steps.observations.shape[2:]])
+        rows = tf.nest.map_structure(
+            lambda x: tf.reshape(x, [-1, *x.shape[2:]]), steps.observations
+        )
         baseline = tf.stop_gradient(tf.cast(self.baseline(rows), returns.dtype))
         return returns - tf.reshape(baseline, returns.shape)
 

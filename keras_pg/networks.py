@@ -48,8 +48,9 @@ class _Network(keras.Model):
         super().__init__(**{"dtype": "float32", **kwargs})
         self.observation_space = spaces.from_config(observation_space)
         spaces.check_observation_space(self.observation_space)
-        discrete = isinstance(self.observation_space, gymnasium.spaces.Discrete)
-        size = int(self.observation_space.n if discrete else self.observation_space.shape[0])
+        observed = spaces.without_mask(self.observation_space)
+        discrete = isinstance(observed, gymnasium.spaces.Discrete)
+        size = int(observed.n if discrete else observed.shape[0])
         self.normalize_observations = normalize_observations
         self.normalization = (
             ObservationNormalization((size,)) if normalize_observations and not discrete else None
@@ -63,10 +64,12 @@ class _Network(keras.Model):
 
         `beside` are further inputs [B, ...] of the encoder, of the width given when it was made.
         """
-        if isinstance(self.observation_space, gymnasium.spaces.Discrete):
-            index = tf.cast(observations, tf.int64) - int(self.observation_space.start)
+        observed = spaces.without_mask(self.observation_space)
+        observations = spaces.without_mask(observations)
+        if isinstance(observed, gymnasium.spaces.Discrete):
+            index = tf.cast(observations, tf.int64) - int(observed.start)
             # Not tf.one_hot: in ONNX that takes -1 for the last.
-            states = tf.range(int(self.observation_space.n), dtype=index.dtype)
+            states = tf.range(int(observed.n), dtype=index.dtype)
             x = tf.cast(tf.equal(index[:, None], states), tf.float32)
         else:
             x = tf.cast(observations, tf.float32)
@@ -78,7 +81,7 @@ class _Network(keras.Model):
         """Merges observations [B, ...] where `mask` [B] is True into the running statistics."""
         if self.normalization is not None:
             # In the space's own precision: a float32 of a large number has lost its last digits.
-            self.normalization.update(observations, mask)
+            self.normalization.update(spaces.without_mask(observations), mask)
 
     def get_config(self):
         return {
@@ -103,9 +106,12 @@ class Actor(_Network):
     """A stochastic policy π(a|s): observations → parameters of an action distribution.
 
     Args:
-        observation_space: Gymnasium space; Box of rank 1, or Discrete (one-hot encoded).
+        observation_space: Gymnasium space; Box of rank 1, or Discrete (one-hot encoded); or
+            Dict(observation=one of these, action_mask=MultiBinary(n)), where observations say which
+            actions are legal. The others have probability 0 then; the encoder sees no mask.
         action_space: Gymnasium space; Discrete or MultiDiscrete (categorical), MultiBinary
-            (Bernoulli) or Box of rank 1 (Gaussian).
+            (Bernoulli) or Box of rank 1 (Gaussian). Only the first two can be masked: a mask has an
+            entry for each choice, those of a MultiDiscrete space one component after the other.
         encoder: any Keras model from float [B, size] to features [B, F]; default `mlp()`.
         normalize_observations: normalize Box observations by running statistics.
         squash: squash Gaussian actions by tanh into the bounds instead of clipping them.
@@ -139,6 +145,7 @@ class Actor(_Network):
     ):
         super().__init__(observation_space, encoder, normalize_observations, seed, **kwargs)
         self.action_space = spaces.from_config(action_space)
+        spaces.check_mask(self.observation_space, self.action_space)
         self.squash = squash
         self.log_std_init = log_std_init
         self.action_distribution = distributions.for_action_space(self.action_space, squash)
@@ -163,6 +170,10 @@ class Actor(_Network):
 
     def call(self, observations, training=False):
         parameters = self.head(self.features(observations, training))
+        if spaces.is_masked(self.observation_space):
+            legal = tf.not_equal(tf.cast(observations["action_mask"], tf.int32), 0)
+            # Of probability exactly 0, and finite: a row without a legal action has no NaN.
+            return tf.where(legal, parameters, parameters.dtype.min)
         if self.log_std is None:
             return parameters
         log_std = tf.zeros_like(parameters) + self.log_std
@@ -186,7 +197,7 @@ class Critic(_Network):
     """A state-value function V(s): observations → values [B].
 
     Args:
-        observation_space: Gymnasium space; Box of rank 1, or Discrete (one-hot encoded).
+        observation_space: Gymnasium space, as of an `Actor`; a mask is not looked at.
         encoder: any Keras model from float [B, size] to features [B, F]; default `mlp()`.
         normalize_observations: normalize Box observations by running statistics.
         seed: makes the initial weights reproducible.
@@ -220,7 +231,8 @@ class ActionCritic(_Network):
     MultiBinary ones as they are, MultiDiscrete ones one-hot encoded.
 
     Args:
-        observation_space: Gymnasium space; Box of rank 1, or Discrete (one-hot encoded).
+        observation_space: Gymnasium space, as of an `Actor`; the network does not see a mask, but
+            `expectation` is over the actor's legal actions.
         action_space: Gymnasium space, as of an `Actor`.
         encoder: any Keras model from float [B, size] to features [B, F]; default `mlp()`. Unless
             actions are Discrete, its input has the action's numbers after the observation's.
@@ -290,11 +302,13 @@ class ActionCritic(_Network):
         if self.discrete:
             values = self.head(self.features(observations))
             return tf.reduce_sum(values * tf.nn.softmax(parameters), axis=-1)
-        k, b = self.action_samples, observations.shape[0]
+        k, b = self.action_samples, parameters.shape[0]
         parameters = tf.tile(parameters, [k, 1])
         noise = policy.stateless_noise(randomness.bits(seed, (k * b, 2)))
         actions = policy.to_env(policy.sample(parameters, noise))
-        observations = tf.tile(observations, [k] + [1] * (len(observations.shape) - 1))
+        observations = tf.nest.map_structure(
+            lambda x: tf.tile(x, [k] + [1] * (len(x.shape) - 1)), observations
+        )
         return tf.reduce_mean(tf.reshape(self(observations, actions), (k, b)), axis=0)
 
     def get_config(self):

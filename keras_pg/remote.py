@@ -2,7 +2,6 @@
 
 import re
 
-import numpy as np
 import requests
 
 _PATH = r"(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
@@ -12,7 +11,9 @@ TIMEOUT = 30.0  # seconds
 
 
 def connect(url):
-    """(run, version): the served policy as a function from observations to outputs, and its number.
+    """(run, version): the served policy as a function from inputs to outputs, and its number.
+
+    Both are dictionaries of arrays by name, inputs such as {"observation": ...}.
 
     Args:
         url: `http://HOST:8501/v1/models/NAME` or `grpc://HOST:8500/NAME`, either with
@@ -51,8 +52,9 @@ def _connect_rest(url):
     of_version = f"/versions/{version}:predict"
     url = re.sub("/(versions|labels)/[^/]+$", "", url)
 
-    def run(observations):
-        return ask("POST", of_version, json={"inputs": observations.tolist()})["outputs"]
+    def run(inputs):
+        columns = {name: array.tolist() for name, array in inputs.items()}
+        return ask("POST", of_version, json={"inputs": columns})["outputs"]
 
     return run, version
 
@@ -87,9 +89,10 @@ def _connect_grpc(match):
                 f"{match[0]} answers {error.code().name}: {error.details()}"
             ) from None
 
-    def run(observations):
+    def run(inputs):
         request = predict_pb2.PredictRequest()
-        request.inputs["observation"].CopyFrom(tf.make_tensor_proto(np.asarray(observations)))
+        for name, array in inputs.items():
+            request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
         outputs = ask(stub.Predict, request, version).outputs
         return {name: tf.make_ndarray(tensor) for name, tensor in outputs.items()}
 

@@ -15,10 +15,15 @@ GOLDEN = "assets.extra/golden.npz"
 
 
 def read_golden(directory):
-    """(observations, {output: the agent's values}) of a version directory."""
+    """({input: observations}, {output: the agent's values}) of a version directory."""
+    inputs, outputs = {}, {}
     with np.load(pathlib.Path(directory) / GOLDEN) as golden:
-        outputs = {k.removeprefix("output_"): golden[k] for k in golden if k != "observation"}
-        return golden["observation"], outputs
+        for name, array in golden.items():
+            if name.startswith("output_"):
+                outputs[name.removeprefix("output_")] = array
+            else:
+                inputs[name] = array
+    return inputs, outputs
 
 
 def compare(outputs, expected, tolerance=1e-5):
@@ -48,43 +53,47 @@ def compare(outputs, expected, tolerance=1e-5):
     return {"max_difference": differences, "equal": bool(equal)}
 
 
-def latency(run, observations, calls=200):
+def rows(inputs):
+    """How many rows each of the arrays has."""
+    return len(inputs["observation"])
+
+
+def latency(run, inputs, calls=200):
     """{"p50", "p99"}: percentiles of the seconds that a call with one observation takes."""
     seconds = []
     for i in range(calls):
-        observation = observations[i % len(observations)][None]
+        row = i % rows(inputs)
+        one = {name: array[row : row + 1] for name, array in inputs.items()}
         start = time.perf_counter()
-        run(observation)
+        run(one)
         seconds.append(time.perf_counter() - start)
     return {"p50": float(np.percentile(seconds, 50)), "p99": float(np.percentile(seconds, 99))}
 
 
 def runner(directory):
-    """A function from observations to the outputs of `serving_default`, as NumPy arrays."""
+    """A function from inputs to the outputs of `serving_default`: {name: NumPy array} both."""
     directory = pathlib.Path(directory)
     if (directory / "policy.tflite").exists():
         from ai_edge_litert.interpreter import Interpreter
 
         interpreter = Interpreter(str(directory / "policy.tflite"))
         signature = interpreter.get_signature_runner("serving_default")
-        return lambda observations: signature(observation=observations)
+        return lambda inputs: signature(**inputs)
     if (directory / "policy.onnx").exists():
         import onnxruntime
 
         session = onnxruntime.InferenceSession(str(directory / "policy.onnx"))
         names = [output.name for output in session.get_outputs()]
-        return lambda observations: dict(
-            zip(names, session.run(names, {"observation": observations}))
-        )
+        return lambda inputs: dict(zip(names, session.run(names, inputs)))
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(directory))
     function = loaded.signatures["serving_default"]
 
-    def run(observations):
+    def run(inputs):
         # `loaded` is named here to keep it, and with it the variables, alive.
         assert loaded is not None
-        outputs = function(observation=tf.constant(observations))
+        outputs = function(**{name: tf.constant(array) for name, array in inputs.items()})
         return {name: tensor.numpy() for name, tensor in outputs.items()}
 
     return run
@@ -92,11 +101,11 @@ def runner(directory):
 
 def replay(run, directory, tolerance=1e-5):
     """The report on a function that runs the policy whose golden data the directory has."""
-    observations, expected = read_golden(directory)
+    inputs, expected = read_golden(directory)
     return {
-        "rows": len(observations),
-        **compare(run(observations), expected, tolerance),
-        "latency": latency(run, observations),
+        "rows": rows(inputs),
+        **compare(run(inputs), expected, tolerance),
+        "latency": latency(run, inputs),
     }
 
 

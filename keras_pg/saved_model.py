@@ -23,6 +23,11 @@ Signatures, every tensor with a leading batch dimension:
     sample:          observation, seed int32 [B, 2] → action, log_prob; each row is a function of
                      its own observation and seed
     value:           observation → value, if asked for
+
+Where observations come with a mask of legal actions, `action_mask` is an input of the first two
+beside `observation`, and one more signature goes without:
+
+    unmasked:        observation → what `serving_default` gives if every action is legal
 """
 
 import contextlib
@@ -144,7 +149,7 @@ def _write(agent, directory, format, value):
     (directory / "assets.extra").mkdir(exist_ok=True)
     if format == "saved_model":
         _write_warmup(module, directory / WARMUP)
-    observations = _example_observations(agent.actor.observation_space, 64)
+    observations = _example_observations(agent.actor, 64)
     outputs = {k: tensor.numpy() for k, tensor in agent.described_actions(observations).items()}
     for name, values in outputs.items():
         if not np.all(np.isfinite(values)):
@@ -152,11 +157,18 @@ def _write(agent, directory, format, value):
                 f"The policy was not exported: its {name} is NaN or infinite on some observations."
             )
     golden = {f"output_{name}": values for name, values in outputs.items()}
-    np.savez(directory / replay.GOLDEN, observation=observations, **golden)
+    inputs = spaces.by_name(observations)
+    np.savez(directory / replay.GOLDEN, **inputs, **golden)
     (directory / versions.DESCRIPTION).write_text(json.dumps(_description(agent), indent=2) + "\n")
-    rows = observations[:2].tolist()
-    for form, name in (("instances", "request.json"), ("inputs", "request_columns.json")):
-        (directory / "assets.extra" / name).write_text(json.dumps({form: rows}) + "\n")
+    columns = {name: array[:2].tolist() for name, array in inputs.items()}
+    rows = [dict(zip(columns, row)) for row in zip(*columns.values())]
+    if len(columns) == 1:  # which both forms leave unnamed
+        rows = columns = columns["observation"]
+    for body, name in (
+        ({"instances": rows}, "request.json"),
+        ({"inputs": columns}, "request_columns.json"),
+    ):
+        (directory / "assets.extra" / name).write_text(json.dumps(body) + "\n")
 
 
 class _Policy(tf.Module):
@@ -165,23 +177,33 @@ class _Policy(tf.Module):
     def __init__(self, agent, value):
         super().__init__(name="policy")
         actor, critic = agent.actor, agent.critic
-        distribution, space = actor.action_distribution, actor.observation_space
-        observation = tf.TensorSpec((None, *space.shape), space.dtype, name="observation")
-        seeds = tf.TensorSpec((None, 2), tf.int32, name="seed")
+        distribution, masked = actor.action_distribution, spaces.is_masked(actor.observation_space)
+        specs = spaces.by_name(spaces.observation_specs(actor.observation_space))
+        seeds = {"seed": tf.TensorSpec((None, 2), tf.int32, name="seed")}
 
-        def serve(observation):
+        def checked(observation, action_mask=None):
             # The server checks no shapes, and a wrong one may broadcast without an error.
-            observation = tf.ensure_shape(observation, (None, *space.shape))
-            return agent.described_actions(observation)
+            observation = tf.ensure_shape(observation, specs["observation"].shape)
+            if not masked:
+                return observation
+            mask, rows = specs["action_mask"], tf.shape(observation)[0]
+            if action_mask is None:
+                action_mask = tf.ones((rows, *mask.shape[1:]), mask.dtype)
+            else:
+                action_mask = tf.ensure_shape(action_mask, mask.shape)
+                _assert_legal(action_mask, rows, actor.action_space)
+            return {"observation": observation, "action_mask": action_mask}
 
-        def sample(observation, seed):
-            observation = tf.ensure_shape(observation, (None, *space.shape))
+        def serve(**observations):
+            return agent.described_actions(checked(**observations))
+
+        def sample(seed, **observations):
+            parameters = actor(checked(**observations))
             seed = tf.ensure_shape(seed, (None, 2))
             # Another number of seeds may broadcast without an error, as above.
             tf.debugging.assert_equal(
-                tf.shape(seed)[0], tf.shape(observation)[0], "Each observation needs one seed."
+                tf.shape(seed)[0], tf.shape(parameters)[0], "Each observation needs one seed."
             )
-            parameters = actor(observation)
             actions = distribution.sample(parameters, distribution.stateless_noise(seed))
             return {
                 "action": distribution.to_env(actions),
@@ -189,16 +211,19 @@ class _Policy(tf.Module):
             }
 
         def estimate(observation):
-            return {"value": critic(tf.ensure_shape(observation, (None, *space.shape)))}
+            return {"value": critic(checked(observation))}
 
         # Never jit-compiled: TensorFlow Serving disables XLA and would fail every request.
-        def trace(function, *specs):
-            return tf.function(function, autograph=False).get_concrete_function(*specs)
+        def trace(function, specs):
+            return tf.function(function, autograph=False).get_concrete_function(**specs)
 
         self.endpoints = {
-            "serving_default": trace(serve, observation),
-            "sample": trace(sample, observation, seeds),
+            "serving_default": trace(serve, specs),
+            "sample": trace(sample, specs | seeds),
         }
+        observation = {"observation": specs["observation"]}
+        if masked:
+            self.endpoints["unmasked"] = trace(serve, observation)
         if value:
             self.endpoints["value"] = trace(estimate, observation)
         read = {id(v) for function in self.endpoints.values() for v in function.variables}
@@ -206,6 +231,14 @@ class _Policy(tf.Module):
         self.read_variables = [
             v.value for network in networks for v in network.variables if id(v.value) in read
         ]
+
+
+def _assert_legal(mask, rows, action_space):
+    """Fails in the graph unless there is a mask for each row, with a legal choice everywhere."""
+    tf.debugging.assert_equal(tf.shape(mask)[0], rows, "Each observation needs one action mask.")
+    parts = tf.split(tf.cast(mask, tf.int32), spaces.action_components(action_space), axis=-1)
+    some = [tf.reduce_any(tf.not_equal(part, 0), axis=-1) for part in parts]
+    tf.debugging.assert_equal(tf.reduce_all(some), True, "An action mask leaves no legal action.")
 
 
 def _litert(module):
@@ -226,13 +259,15 @@ class _Serving(keras.Model):
         self.agent = agent
         self.built = True
 
-    def call(self, observation):
-        return self.agent.described_actions(observation)
+    def call(self, observations):
+        return self.agent.described_actions(observations)
 
 
 def _write_onnx(agent, path):
-    space = agent.actor.observation_space
-    signature = keras.InputSpec(space.dtype.name, (None, *space.shape), name="observation")
+    signature = tf.nest.map_structure(
+        lambda spec: keras.InputSpec(spec.dtype.name, spec.shape, name=spec.name),
+        spaces.observation_specs(agent.actor.observation_space),
+    )
     _Serving(agent).export(str(path), "onnx", input_signature=[signature], verbose=False)
 
 
@@ -244,8 +279,17 @@ def _require_onnx():
             )
 
 
-def _example_observations(space, count):
-    """Raw observations to compare on, the same for the same space."""
+def _example_observations(actor, count):
+    """Raw observations to compare on, the same for the same spaces; with legal actions."""
+    space = actor.observation_space
+    if not spaces.is_masked(space):
+        return _samples(space, count)
+    masks = _samples(space["action_mask"], count)
+    masks[~spaces.have_legal_action(masks, actor.action_space)] = 1
+    return {"observation": _samples(space["observation"], count), "action_mask": masks}
+
+
+def _samples(space, count):
     # A copy: the space may be the environment's own, and its random state with it.
     space = copy.deepcopy(space)
     space.seed(0)
@@ -296,23 +340,24 @@ def _write_warmup(module, path):
     Field numbers are those of tensorflow_serving/apis/{prediction_log,predict,model}.proto.
     """
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for name, function in module.endpoints.items():
-            specs = function.structured_input_signature[0]
+        for signature, function in module.endpoints.items():
+            positional, named = function.structured_input_signature
             for batch_size in WARMUP_BATCH_SIZES:
                 inputs = b"".join(
                     _message(2, _message(1, spec.name.encode()) + _message(2, tensor))
-                    for spec in specs
-                    for tensor in [_zeros(spec, batch_size)]
+                    for spec in [*positional, *named.values()]
+                    for tensor in [_warmup_tensor(spec, batch_size)]
                 )
-                model_spec = _message(1, _message(1, b"policy") + _message(3, name.encode()))
+                model_spec = _message(1, _message(1, b"policy") + _message(3, signature.encode()))
                 predict_request = model_spec + inputs
                 # PredictionLog.predict_log = 6, PredictLog.request = 1
                 writer.write(_message(6, _message(1, predict_request)))
 
 
-def _zeros(spec, batch_size):
+def _warmup_tensor(spec, batch_size):
     shape = [batch_size, *spec.shape[1:]]
-    return tf.make_tensor_proto(np.zeros(shape, spec.dtype.as_numpy_dtype)).SerializeToString()
+    array = np.full(shape, spec.name == "action_mask", spec.dtype.as_numpy_dtype)
+    return tf.make_tensor_proto(array).SerializeToString()
 
 
 def _message(field, payload):

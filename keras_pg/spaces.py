@@ -1,20 +1,130 @@
-"""Gymnasium spaces: what is supported, how they are written down, how they are compared."""
+"""Gymnasium spaces: what is supported, how they are written down, how they are compared.
+
+An observation is an array, or a dictionary {"observation": array, "action_mask": array} where the
+environment says with it which actions are legal.
+"""
 
 import gymnasium
 import numpy as np
+import tensorflow as tf
+
+
+def is_masked(space):
+    """Whether observations of the space come with a mask of legal actions."""
+    return isinstance(space, gymnasium.spaces.Dict) and set(space) == {"observation", "action_mask"}
+
+
+def by_name(observations):
+    """Observations, or specs of them, as a dictionary: {"observation": ...}, and the mask."""
+    return observations if isinstance(observations, dict) else {"observation": observations}
+
+
+def without_mask(space_or_observations):
+    """The space, or the observations, beside the mask of legal actions; or what has no mask."""
+    if isinstance(space_or_observations, dict | gymnasium.spaces.Dict):
+        return space_or_observations["observation"]
+    return space_or_observations
+
+
+def observation_specs(space, leading=(None,)):
+    """`tf.TensorSpec`s of observations with these leading axes, named as `by_name` names them."""
+    if is_masked(space):
+        return {
+            name: tf.TensorSpec((*leading, *part.shape), part.dtype, name=name)
+            for name, part in space.items()
+        }
+    return tf.TensorSpec((*leading, *space.shape), space.dtype, name="observation")
 
 
 def check_observation_space(space):
     """Returns `space` if an encoder exists for it, otherwise raises a `ValueError` naming it."""
-    if isinstance(space, gymnasium.spaces.Discrete):
+    observed = without_mask(space) if is_masked(space) else space
+    if isinstance(observed, gymnasium.spaces.Discrete):
         return space
-    if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1:
+    if isinstance(observed, gymnasium.spaces.Box) and len(observed.shape) == 1:
         return space
     raise ValueError(
         f"Unsupported observation space: {space}. Supported are Box spaces of rank 1 and "
-        "Discrete spaces. Wrap the environment, for example with "
-        "`gymnasium.wrappers.FlattenObservation`."
+        "Discrete spaces, also as Dict(observation=..., action_mask=...). Wrap the environment, "
+        "for example with `gymnasium.wrappers.FlattenObservation`."
     )
+
+
+def action_components(space):
+    """Sizes of the components of a Discrete or MultiDiscrete space; None for other spaces."""
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return [int(space.n)]
+    if isinstance(space, gymnasium.spaces.MultiDiscrete):
+        return [int(n) for n in np.ravel(space.nvec)]
+    return None
+
+
+def check_mask(observation_space, action_space):
+    """Raises a `ValueError` if observations have a mask that is none for these actions."""
+    if not is_masked(observation_space):
+        return
+    sizes = action_components(action_space)
+    if sizes is None:
+        raise ValueError(
+            f"Actions of {action_space} cannot be masked: only Discrete and MultiDiscrete ones."
+        )
+    mask = observation_space["action_mask"]
+    whole = isinstance(mask, gymnasium.spaces.MultiBinary | gymnasium.spaces.Box) and (
+        np.issubdtype(mask.dtype, np.integer) or mask.dtype == bool
+    )
+    if not whole or mask.shape != (sum(sizes),):
+        raise ValueError(
+            f"A mask of {action_space} has an entry for each of {sum(sizes)} choices, those of a "
+            f"MultiDiscrete space one component after the other: expected "
+            f"MultiBinary({sum(sizes)}), received {mask}."
+        )
+
+
+def have_legal_action(mask, action_space):
+    """Whether each row of a mask [B, Σ n_i] leaves a choice in every component, bool [B]."""
+    starts = np.cumsum([0, *action_components(action_space)[:-1]])
+    return np.logical_or.reduceat(np.asarray(mask) != 0, starts, axis=-1).all(axis=-1)
+
+
+def as_batch(observations, space, action_space, single=True):
+    """Observations of a space as arrays of its dtype with a leading axis.
+
+    Args:
+        observations: of the shape of the space, or with one leading axis more.
+        space: their space.
+        action_space: that of the actions which they may mask.
+        single: whether one observation, without a leading axis, is taken too.
+
+    Returns:
+        (observations, whether it was one without a leading axis).
+
+    Raises:
+        ValueError: the shape fits neither form, or a mask leaves no legal action.
+    """
+    if not is_masked(space):
+        array = np.asarray(observations).astype(space.dtype, copy=False)
+        if single and array.shape == space.shape:
+            return array[None], True
+        if array.ndim != len(space.shape) + 1 or array.shape[1:] != space.shape:
+            shape = ", ".join(["batch", *map(str, space.shape)])
+            raise ValueError(
+                f"Expected observations of shape ({shape}) for {space}, received {array.shape}."
+            )
+        return array, False
+    if not isinstance(observations, dict) or set(observations) != set(space):
+        received = list(observations) if isinstance(observations, dict) else "no dictionary"
+        raise ValueError(
+            'Expected a dictionary of "observation" and "action_mask", which has a 1 for each '
+            f"legal choice, received {received}."
+        )
+    observed, alone = as_batch(observations["observation"], space["observation"], None, single)
+    mask, _ = as_batch(observations["action_mask"], space["action_mask"], None, alone)
+    if len(mask) != len(observed):
+        raise ValueError(f"{len(observed)} observations, but {len(mask)} action masks.")
+    legal = have_legal_action(mask, action_space)
+    if not legal.all():
+        raise ValueError(f"The action mask of row {np.argmin(legal)} leaves no legal action.")
+    return {"observation": observed, "action_mask": mask}, alone
 
 
 def check_action_space(space):
@@ -67,6 +177,8 @@ def to_config(space):
     if isinstance(space, gymnasium.spaces.MultiBinary):
         n = space.n if isinstance(space.n, int) else list(space.shape)
         return {"type": "MultiBinary", "n": n, "dtype": str(space.dtype)}
+    if is_masked(space):
+        return {"type": "Dict", "spaces": {name: to_config(part) for name, part in space.items()}}
     if isinstance(space, gymnasium.spaces.Box):
         # Bounds are written as text: JSON has no infinity, and some readers no 64-bit integers.
         number = float if space.dtype.kind == "f" else int
@@ -87,6 +199,9 @@ def from_config(config):
     """Inverse of `to_config`. A space is returned as it is."""
     if isinstance(config, gymnasium.Space):
         return config
+    if config["type"] == "Dict":
+        parts = config["spaces"].items()
+        return gymnasium.spaces.Dict({name: from_config(part) for name, part in parts})
     dtype = np.dtype(config["dtype"])
     if config["type"] == "Discrete":
         return gymnasium.spaces.Discrete(config["n"], start=config["start"], dtype=dtype.type)

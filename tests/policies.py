@@ -2,10 +2,11 @@
 
 import keras
 import numpy as np
-from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 
 import keras_pg
 from environments import perturbed_agent
+from keras_pg import spaces
 
 # As CartPole's: two dimensions have no bounds.
 CARTPOLE = Box(np.float32([-4.8, -np.inf, -0.42, -np.inf]), np.float32([4.8, np.inf, 0.42, np.inf]))
@@ -43,6 +44,18 @@ POLICIES = {
     ),
     "multidiscrete": (UNBOUNDED, MultiDiscrete([2, 3], start=[4, -1]), {}, PROBABILITIES),
     "multibinary": (UNBOUNDED, MultiBinary(3), {}, PROBABILITIES),
+    "masked": (
+        Dict(observation=UNBOUNDED, action_mask=MultiBinary(4)),
+        Discrete(4, start=2),
+        {},
+        PROBABILITIES,
+    ),
+    "masked components": (
+        Dict(observation=Discrete(6), action_mask=Box(0, 1, (5,), bool)),
+        MultiDiscrete([2, 3]),
+        {},
+        PROBABILITIES,
+    ),
     "regularized": (UNBOUNDED, BOUNDED, {"actor": regularized_encoder}, GAUSSIAN),
 }
 # The same for each other algorithm, with a critic of states, with one of actions, and without one.
@@ -77,8 +90,14 @@ def agent_of(name):
 
 
 def raw_observations(space, count=1000):
-    """Observations of the space, and others far outside of it."""
+    """Observations of the space, and others far outside of it; masks leave every component some."""
     rng = np.random.default_rng(0)
+    if spaces.is_masked(space):
+        mask = rng.integers(0, 2, (count, *space["action_mask"].shape))
+        mask[:, rng.integers(0, 2)] = mask[:, -1] = 1
+        mask = mask.astype(space["action_mask"].dtype)
+        observed = raw_observations(space["observation"], count)
+        return {"observation": observed, "action_mask": mask}
     if isinstance(space, Discrete):
         observations = rng.integers(space.start - 2, space.start + space.n + 2, count)
         observations[::100] = 10**6
@@ -90,3 +109,10 @@ def raw_observations(space, count=1000):
         observations[::20] *= 1e6
         observations[::100] *= 1e28 if space.dtype == np.float32 else 1e290
     return observations.astype(space.dtype)
+
+
+def rows(observations, index):
+    """`observations[index]`, of an array or of each in a dictionary."""
+    if isinstance(observations, dict):
+        return {name: array[index] for name, array in observations.items()}
+    return observations[index]

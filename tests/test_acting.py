@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 
 import keras_pg
 from environments import perturb, perturbed_agent
@@ -45,6 +45,16 @@ POLICIES = {
     "discrete observations beyond int32": (Discrete(6, start=2**40), Discrete(4), {}),
     "int32 actions": (OBSERVATIONS, Discrete(4, dtype=np.int32), {}),
     "multicategorical": (OBSERVATIONS, MultiDiscrete([2, 3], start=[4, -1]), {}),
+    "masked": (
+        Dict(observation=OBSERVATIONS, action_mask=MultiBinary(4)),
+        Discrete(4, start=2),
+        {},
+    ),
+    "masked multicategorical": (
+        Dict(observation=Discrete(6, start=3), action_mask=Box(0, 1, (5,), bool)),
+        MultiDiscrete([2, 3], start=[4, -1]),
+        {},
+    ),
     "bernoulli": (OBSERVATIONS, MultiBinary(3), {}),
     "deep, dropout, batch normalization": (
         OBSERVATIONS,
@@ -71,7 +81,10 @@ def inputs(agent, rows=N, seed=0):
     """Observations of the space and noise."""
     space = agent.actor.observation_space
     space.seed(seed)
-    observations = np.stack([space.sample() for _ in range(rows)])
+    observations = [space.sample() for _ in range(rows)]
+    for masked in observations if isinstance(space, Dict) else []:
+        masked["action_mask"][[0, -1]] = 1
+    observations = tf.nest.map_structure(lambda *rows: np.stack(rows), *observations)
     noise = agent.actor.action_distribution.draw_noise(np.random.default_rng(seed), (rows,))
     return observations, noise
 
@@ -239,8 +252,8 @@ def test_act_gives_actions_of_the_space_for_one_observation_and_for_many(name):
     for deterministic in (True, False):
         actions = agent.act(observations, deterministic=deterministic)
         assert len(actions) == 7 and all(space.contains(action) for action in actions)
-    for observation, action in zip(observations, agent.act(observations)):
-        single = agent.act(observation)
+    for i, action in enumerate(agent.act(observations)):
+        single = agent.act(tf.nest.map_structure(lambda array, i=i: array[i], observations))
         assert space.contains(single)
         np.testing.assert_allclose(single, action, rtol=1e-5, atol=1e-6)
 

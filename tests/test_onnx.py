@@ -8,23 +8,24 @@ import onnxruntime
 import pytest
 
 from keras_pg import replay, saved_model
-from policies import POLICIES, raw_observations
+from keras_pg.spaces import by_name
+from policies import POLICIES, raw_observations, rows
 
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_onnx_acts_as_the_agent_does(name, exported):
     agent, version = exported(name, "onnx")
     session = onnxruntime.InferenceSession(str(version / "policy.onnx"))
-    (declared,) = session.get_inputs()
+    declared = {declared.name for declared in session.get_inputs()}
     outputs = [output.name for output in session.get_outputs()]
-    assert declared.name == "observation"
     assert set(outputs) == {"action", *POLICIES[name][3]}
     observations = raw_observations(agent.actor.observation_space, 200)
+    assert declared == by_name(observations).keys()
     expected = {k: v.numpy() for k, v in agent.described_actions(observations).items()}
     for size in (1, 7, 200):
-        batches = [observations[i : i + size] for i in range(0, 200, size)]
-        rows = [session.run(outputs, {"observation": batch}) for batch in batches]
-        for output, parts in zip(outputs, zip(*rows)):
+        batches = [rows(observations, slice(i, i + size)) for i in range(0, 200, size)]
+        answers = [session.run(outputs, by_name(batch)) for batch in batches]
+        for output, parts in zip(outputs, zip(*answers)):
             values = np.concatenate(parts)
             assert values.dtype == expected[output].dtype
             np.testing.assert_allclose(values, expected[output], rtol=1e-5, atol=1e-5)

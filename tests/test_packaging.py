@@ -33,7 +33,7 @@ LAYERS = [
     {"agents.a2c", "agents.npg", "agents.ppo"},
     {"agents.reference"},
     {"agents.agent"},
-    {"saved_model", "callbacks", "diagnostics"},
+    {"saved_model", "callbacks", "diagnostics", "wrappers"},
     {"rollouts.__init__", "rollouts.evaluation", "rollouts.dataset", "rollouts.minibatches"},
     {"rollouts.acting", "rollouts.vector_env"},
     {"networks", "rollouts.rollout"},

@@ -20,6 +20,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 import keras_pg
 from environments import perturb, perturbed_agent
 from keras_pg import replay, saved_model, spaces, versions
+from keras_pg.spaces import by_name, without_mask
 from policies import (
     ALGORITHMS,
     BOUNDED,
@@ -29,6 +30,7 @@ from policies import (
     UNBOUNDED,
     agent_of,
     raw_observations,
+    rows,
 )
 
 
@@ -102,9 +104,11 @@ for job in json.load(open(sys.argv[1])):
     serve = policy.signatures["serving_default"]
     actions = {}
     for size in (1, 7, 64):
-        observations = np.load(job["observations"])
-        batches = [observations[i : i + size] for i in range(0, len(observations), size)]
-        outputs = [serve(observation=tf.constant(batch))["action"].numpy() for batch in batches]
+        inputs = dict(np.load(job["inputs"]))
+        outputs = []
+        for i in range(0, 1000, size):
+            batch = {name: tf.constant(array[i : i + size]) for name, array in inputs.items()}
+            outputs.append(serve(**batch)["action"].numpy())
         actions[str(size)] = np.concatenate(outputs)
     np.savez(job["actions"], **actions)
 """
@@ -119,11 +123,11 @@ def served(exported, tmp_path_factory):
         jobs.append(
             {
                 "directory": str(exported(name)[1]),
-                "observations": str(directory / f"observations{i}.npy"),
+                "inputs": str(directory / f"inputs{i}.npz"),
                 "actions": str(directory / f"actions{i}.npz"),
             }
         )
-        np.save(jobs[-1]["observations"], raw_observations(space))
+        np.savez(jobs[-1]["inputs"], **by_name(raw_observations(space)))
     (directory / "jobs.json").write_text(json.dumps(jobs))
     command = [sys.executable, "-c", WITHOUT_LIBRARIES, str(directory / "jobs.json")]
     subprocess.run(command, check=True, timeout=120)
@@ -149,18 +153,21 @@ def test_tensorflow_alone_gives_the_agents_actions_for_raw_observations(name, ex
 def test_signatures_name_and_type_their_tensors_as_documented(name, exported):
     observation_space, action_space, _, described = EXPORTED[name]
     signatures = tf.saved_model.load(str(exported(name)[1])).signatures
-    assert set(signatures) == {"serving_default", "sample"}
-    observation = ((None, *observation_space.shape), observation_space.dtype)
+    masked = name.startswith("masked")
+    assert set(signatures) == {"serving_default", "sample", *(["unmasked"] if masked else [])}
+    parts = observation_space if masked else {"observation": observation_space}
+    observations = {name: ((None, *part.shape), part.dtype) for name, part in parts.items()}
     action = ((None, *action_space.shape), action_space.dtype)
     size = {Discrete: "n", MultiDiscrete: "nvec"}.get(type(action_space))
     size = np.sum(getattr(action_space, size)) if size else action_space.shape[0]
     descriptions = {name: ((None, size), np.float32) for name in described}
-    assert inputs_of(signatures["serving_default"]) == {"observation": observation}
+    assert inputs_of(signatures["serving_default"]) == observations
     assert outputs_of(signatures["serving_default"]) == {"action": action, **descriptions}
-    assert inputs_of(signatures["sample"]) == {
-        "observation": observation,
-        "seed": ((None, 2), np.int32),
-    }
+    assert inputs_of(signatures["sample"]) == observations | {"seed": ((None, 2), np.int32)}
+    if masked:
+        unmasked = signatures["unmasked"]
+        assert inputs_of(unmasked) == {"observation": observations["observation"]}
+        assert outputs_of(unmasked) == {"action": action, **descriptions}
     assert outputs_of(signatures["sample"]) == {"action": action, "log_prob": ((None,), np.float32)}
 
 
@@ -789,16 +796,22 @@ def test_an_export_leaves_the_random_state_of_the_spaces_alone(tmp_path, small_a
 def test_the_example_requests_are_json_of_the_declared_types(name, exported):
     agent, directory = exported(name)
     space = agent.actor.observation_space
-    golden = np.load(directory / "assets.extra" / "golden.npz")
+    golden, _ = replay.read_golden(directory)
     for form, file in (("instances", "request.json"), ("inputs", "request_columns.json")):
         text = (directory / "assets.extra" / file).read_text()
         request = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
         assert set(request) == {form}
-        # Integers stay integers, and floats keep all their digits.
-        assert ("." in text) == np.issubdtype(space.dtype, np.floating)
-        np.testing.assert_array_equal(
-            np.array(request[form], space.dtype), golden["observation"][:2]
-        )
+        # Integers stay integers, truth values too, and floats keep all their digits.
+        assert ("." in text) == np.issubdtype(without_mask(space).dtype, np.floating)
+        assert ("true" in text) == (name == "masked components")
+        posted = request[form]
+        if not name.startswith("masked"):
+            posted = {"observation": posted}
+        elif form == "instances":
+            posted = {key: [row[key] for row in posted] for key in golden}
+        assert posted.keys() == golden.keys()
+        for key, values in posted.items():
+            np.testing.assert_array_equal(np.array(values, golden[key].dtype), golden[key][:2])
 
 
 # ----------------------------------------------------------------------------------------- LiteRT
@@ -829,7 +842,7 @@ def test_litert_draws_the_samples_of_the_saved_model(name, exported):
     interpreter = Interpreter(str(directory / "policy.tflite"))
     observations = raw_observations(agent.actor.observation_space, 50)
     seeds = np.arange(100, dtype=np.int32).reshape(50, 2) - 50
-    inputs = {"observation": observations, "seed": seeds}
+    inputs = {**by_name(observations), "seed": seeds}
     outputs = interpreter.get_signature_runner("sample")(**inputs)
     expected = server_of(exported(name)[1])("sample", **inputs)
     for key, values in expected.items():
@@ -861,8 +874,8 @@ def assert_acts_as_the_agent(directory, agent):
     observations = raw_observations(agent.actor.observation_space, 200)
     expected = agent.act(observations)
     for size in (1, 7):
-        batches = [observations[i : i + size] for i in range(0, 200, size)]
-        actions = np.concatenate([serve(observation=batch)["action"] for batch in batches])
+        batches = [rows(observations, slice(i, i + size)) for i in range(0, 200, size)]
+        actions = np.concatenate([serve(**by_name(batch))["action"] for batch in batches])
         assert actions.dtype == expected.dtype
         np.testing.assert_allclose(actions, expected, rtol=0, atol=1e-5)
     assert replay.replay(replay.runner(directory), directory)["equal"] is True

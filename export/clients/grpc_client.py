@@ -20,7 +20,8 @@ class GrpcPolicy:
         name: the model's.
         label: ask for the version with this label; the newest without.
         dtype: of the observations, such as "float32" or "uint8"; the server takes no other than the
-            policy's.
+            policy's. A policy with action masks has one each, such as
+            {"observation": "float32", "action_mask": "int8"}.
 
     Attributes:
         version: which answered last.
@@ -30,20 +31,27 @@ class GrpcPolicy:
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(
             grpc.insecure_channel(address)
         )
-        self._name, self._label, self._dtype = name, label, dtype
+        self._name, self._label, self._dtypes = name, label, _named(dtype)
         self.version = None
 
     def __call__(self, observations):
-        """The actions for a batch of observations, as an array."""
+        """The actions for a batch of observations, as an array.
+
+        Of a policy with action masks they are {"observation": ..., "action_mask": ...}.
+        """
         request = predict_pb2.PredictRequest()
         request.model_spec.name = self._name
         if self._label is not None:
             request.model_spec.version_label = self._label
-        tensor = tf.make_tensor_proto(observations, self._dtype)
-        request.inputs["observation"].CopyFrom(tensor)
+        for name, array in _named(observations).items():
+            request.inputs[name].CopyFrom(tf.make_tensor_proto(array, self._dtypes[name]))
         response = self._stub.Predict(request, timeout=10)
         self.version = response.model_spec.version.value
         return tf.make_ndarray(response.outputs["action"])
+
+
+def _named(value):
+    return value if isinstance(value, dict) else {"observation": value}
 
 
 if __name__ == "__main__":

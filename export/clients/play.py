@@ -19,12 +19,19 @@ def play(policy, env, episodes, seed=0):
         observation, _ = env.reset(seed=seed + episode)
         total, ended = 0.0, False
         while not ended:
-            action = policy(np.asarray(observation)[None])[0].astype(env.action_space.dtype)
+            action = policy(_batch(observation))[0].astype(env.action_space.dtype)
             observation, reward, terminated, truncated, _ = env.step(action)
             total += float(reward)
             ended = terminated or truncated
         returns.append(total)
     return returns
+
+
+def _batch(observation):
+    """A batch of one; with an action mask it is a dictionary of such."""
+    if isinstance(observation, dict):
+        return {name: np.asarray(array)[None] for name, array in observation.items()}
+    return np.asarray(observation)[None]
 
 
 def connect(address, name, label=None, dtype="float32"):

@@ -26,8 +26,12 @@ class RestPolicy:
         self._session = requests.Session()  # keeps the connection
 
     def __call__(self, observations):
-        """The actions for a batch of observations, as an array."""
-        inputs = {"observation": np.asarray(observations).tolist()}
+        """The actions for a batch of observations, as an array.
+
+        Of a policy with action masks they are {"observation": ..., "action_mask": ...}.
+        """
+        named = observations if isinstance(observations, dict) else {"observation": observations}
+        inputs = {name: np.asarray(array).tolist() for name, array in named.items()}
         response = self._session.post(self._url, json={"inputs": inputs}, timeout=10)
         if response.status_code != 200:  # not always JSON, such as from a proxy
             raise RuntimeError(f"{self._url}: {response.status_code}, {response.text}")

@@ -735,8 +735,8 @@ class Agent(keras.Model):
         Raises:
             ValueError: the agent has not been built, or the shape is not [B, *observation shape].
         """
-        observations = self._checked(observations, batch=True)
-        if not len(observations):  # of which Keras makes no batch
+        observations = self._batch(observations, single=False)[0]
+        if not len(spaces.without_mask(observations)):  # of which Keras makes no batch
             return self.act(observations)
         # As a dataset, since Keras would give arrays of rank 1 a second axis.
         dataset = tf.data.Dataset.from_tensor_slices(observations).batch(batch_size or 32)
@@ -747,7 +747,7 @@ class Agent(keras.Model):
 
         Args:
             observations: raw, as the environment gives them; of the shape of the space, or with one
-                leading axis more.
+                leading axis more. A dictionary of such arrays where the space has a mask.
             deterministic: the mode, otherwise a sample. Samples continue a stream that starts
                 from the agent's seed and is saved with it.
 
@@ -755,13 +755,12 @@ class Agent(keras.Model):
             NumPy array, one action or a batch of them, valid for the action space.
 
         Raises:
-            ValueError: the agent has not been built, or the shape fits neither form.
+            ValueError: the agent has not been built, the shape fits neither form, or a mask leaves
+                no legal action.
         """
-        observations = self._checked(observations)
-        single = observations.ndim == len(self.actor.observation_space.shape)
+        batch, single = self._batch(observations)
         act = self._act_by_mode if deterministic else self._act_by_sample
-        batch = tf.constant(observations[None] if single else observations)
-        actions = act(batch).numpy()
+        actions = act(tf.nest.map_structure(tf.constant, batch)).numpy()
         return actions[0] if single else actions
 
     @functools.cached_property
@@ -775,36 +774,28 @@ class Agent(keras.Model):
         def sample(observations):
             seed = tf.stack([tf.constant(self.seed, tf.int64), self.sampled_batches.value])
             self.sampled_batches.assign_add(1)
+            parameters = self.actor(observations)
             noise = distribution.stateless_noise(
-                randomness.bits(seed, (tf.shape(observations)[0], 2))
+                randomness.bits(seed, (tf.shape(parameters)[0], 2))
             )
-            return distribution.to_env(distribution.sample(self.actor(observations), noise))
+            return distribution.to_env(distribution.sample(parameters, noise))
 
         return self._trace(sample)
 
     def _trace(self, act):
         """`act` as a graph for batches of any size: one trace, whatever it is called with."""
-        space = self.actor.observation_space
-        batch = tf.TensorSpec((None, *space.shape), space.dtype)
+        batch = spaces.observation_specs(self.actor.observation_space)
         return tf.function(act, autograph=False).get_concrete_function(batch)
 
     def _check_built(self):
         if self.actor is None:
             raise ValueError("The agent has no networks yet: call `fit`, `build` or `evaluate`.")
 
-    def _checked(self, observations, batch=False):
-        """Observations as an array of the space's dtype, if their shape fits."""
+    def _batch(self, observations, single=True):
+        """(observations as a batch of the space's dtype, whether it was a single one)."""
         self._check_built()
-        space = self.actor.observation_space
-        array = np.asarray(observations)
-        expected = [space.shape] if not batch else []
-        if array.shape[1:] != space.shape or array.ndim != len(space.shape) + 1:
-            if array.shape not in expected:
-                shape = ", ".join(["batch", *map(str, space.shape)])
-                raise ValueError(
-                    f"Expected observations of shape ({shape}) for {space}, received {array.shape}."
-                )
-        return array.astype(space.dtype, copy=False)
+        actor = self.actor
+        return spaces.as_batch(observations, actor.observation_space, actor.action_space, single)
 
     def described_actions(self, observations):
         """{"action": env-ready mode, and what describes it} for a batch of raw observations."""

@@ -12,6 +12,8 @@ import os
 import numpy as np
 import tensorflow as tf
 
+from keras_pg import spaces
+
 logger = logging.getLogger("keras_pg")
 
 
@@ -42,8 +44,7 @@ def _actions(actor, parameters, noise):
 
 
 def _input_specs(actor, num_envs):
-    space = actor.observation_space
-    observations = tf.TensorSpec((num_envs, *space.shape), space.dtype, name="observations")
+    observations = spaces.observation_specs(actor.observation_space, (num_envs,))
     noise_size = actor.action_distribution.noise_size
     return observations, tf.TensorSpec((num_envs, noise_size), tf.float32, name="noise")
 
@@ -76,7 +77,9 @@ class LiteRTEngine:
             self._interpreter.allocate_tensors()
         inputs = {d["name"]: d["index"] for d in self._interpreter.get_input_details()}
         outputs = [d["index"] for d in self._interpreter.get_output_details()]
-        self._observations, self._noise = inputs["observations"], inputs["noise"]
+        names = spaces.by_name(_input_specs(actor, num_envs)[0])
+        self._observations = [(name, inputs[name]) for name in names]
+        self._noise = inputs["noise"]
         self._actions, self._env_actions = outputs  # of a dictionary, in the order of its keys
 
         # Weights that acting does not need (the normalizer's float64 sums) are never copied. The
@@ -100,7 +103,9 @@ class LiteRTEngine:
     def __call__(self, observations, noise):
         """(raw actions, env-ready actions) of the loaded weights, as NumPy arrays."""
         interpreter = self._interpreter
-        interpreter.set_tensor(self._observations, observations)
+        observations = spaces.by_name(observations)
+        for name, index in self._observations:
+            interpreter.set_tensor(index, observations[name])
         interpreter.set_tensor(self._noise, noise)
         interpreter.invoke()
         return interpreter.get_tensor(self._actions), interpreter.get_tensor(self._env_actions)
@@ -121,7 +126,8 @@ class CompiledEngine:
 
     def __call__(self, observations, noise):
         """(raw actions, env-ready actions) of the actor's weights, as NumPy arrays."""
-        outputs = self._function(tf.constant(observations), tf.constant(noise))
+        observations = tf.nest.map_structure(tf.constant, observations)
+        outputs = self._function(observations, tf.constant(noise))
         return outputs["actions"].numpy(), outputs["env_actions"].numpy()
 
 

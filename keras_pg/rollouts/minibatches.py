@@ -42,4 +42,5 @@ class Minibatches:
         """Minibatch 0 ≤ i < count: rows of `batch`, [B, ...] each, and parts that `split` made."""
         if self._rows is None:
             return (*batch, *(x[0] for x in split))
-        return (*(tf.gather(x, self._rows[i]) for x in batch), *(x[i] for x in split))
+        rows = tf.nest.map_structure(lambda x: tf.gather(x, self._rows[i]), tuple(batch))
+        return (*rows, *(x[i] for x in split))

@@ -9,6 +9,7 @@ import tensorflow as tf
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array
 
+from keras_pg import spaces
 from keras_pg.hyperparameters import check_count
 from keras_pg.rollouts.rollout import Rollout
 
@@ -145,6 +146,22 @@ def _autoreset_mode(env):
     return AutoresetMode(mode)
 
 
+def _store(target, index, observations):
+    """`target[index] = observations`, where both may be dictionaries."""
+    if isinstance(target, dict):
+        for name, array in target.items():
+            array[index] = observations[name]
+    else:
+        target[index] = observations
+
+
+def _at(observations, index):
+    """`observations[index]`, where they may be a dictionary."""
+    if isinstance(observations, dict):
+        return {name: array[index] for name, array in observations.items()}
+    return observations[index]
+
+
 class VectorEnvCollector:
     """Steps a vector environment with a policy and returns `Rollout`s.
 
@@ -178,17 +195,18 @@ class VectorEnvCollector:
         # Environments made here wait for `reset` when their episode is over.
         self._rests = whole_episodes and isinstance(env, SerialVectorEnv)
         # A dtype of 16 bits loses nothing as float32.
-        space = env.single_observation_space
+        space = spaces.without_mask(env.single_observation_space)
         self._resolution_unchecked = (
             isinstance(space, gymnasium.spaces.Box) and space.dtype.itemsize > 2
         )
+        self._masked = spaces.is_masked(env.single_observation_space)
 
     @functools.cached_property
     def signature(self):
         """The `tf.TensorSpec`s of a rollout."""
         leading = (self.num_steps, self.env.num_envs)
-        space, distribution = self.env.single_observation_space, self.action_distribution
-        observations = tf.TensorSpec((*leading, *space.shape), space.dtype)
+        distribution = self.action_distribution
+        observations = spaces.observation_specs(self.env.single_observation_space, leading)
         actions = tf.TensorSpec((*leading, *distribution.action_shape), distribution.action_dtype)
         flag, number = tf.TensorSpec(leading, tf.bool), tf.TensorSpec(leading, tf.float32)
         return Rollout(
@@ -244,8 +262,8 @@ class VectorEnvCollector:
             if rng is None
             else distribution.draw_noise(rng, (T, n))
         )
-        rollout = Rollout(
-            *(np.empty(spec.shape, spec.dtype.as_numpy_dtype) for spec in self.signature)
+        rollout = tf.nest.map_structure(
+            lambda spec: np.empty(spec.shape, spec.dtype.as_numpy_dtype), self.signature
         )
         rollout.valid[:] = True
         steps, finished = T, np.zeros(n, bool)
@@ -267,7 +285,7 @@ class VectorEnvCollector:
         if self.whole_episodes:
             self._keep_first_episodes(rollout, steps)
         self._check_finite(rollout, T)
-        self._check_resolution(rollout.observations)
+        self._check_resolution(spaces.without_mask(rollout.observations))
         self._steps += steps
         return rollout
 
@@ -280,15 +298,17 @@ class VectorEnvCollector:
         ended[steps:] = False
         valid = np.cumsum(ended, axis=0) - ended == 0
         valid[steps:] = False
-        for field in rollout:
+        for field in tf.nest.flatten(rollout):
             for i in range(self.env.num_envs):
                 field[~valid[:, i], i] = field[0, i]
         rollout.valid[:] = valid
         rollout.truncated[-1] |= ~ended.any(axis=0)
 
     def _step(self, rollout, t, noise):
-        rollout.observations[t] = self._observations
-        actions, env_actions = self.engine(rollout.observations[t], noise)
+        if self._masked:
+            self._check_legal(t)
+        _store(rollout.observations, t, self._observations)
+        actions, env_actions = self.engine(_at(rollout.observations, t), noise)
         observations, rewards, terminated, truncated, info = self.env.step(
             env_actions.tolist()
             if self._takes_python_integers
@@ -298,7 +318,7 @@ class VectorEnvCollector:
         rollout.rewards[t] = rewards
         rollout.terminated[t] = terminated
         rollout.truncated[t] = truncated
-        rollout.next_observations[t] = observations
+        _store(rollout.next_observations, t, observations)
         rollout.timesteps[t] = self._timesteps
         self._episode_returns += rewards
         self._discounted_returns *= self.gamma
@@ -318,12 +338,26 @@ class VectorEnvCollector:
             return
         if self._mode is AutoresetMode.SAME_STEP:
             for i in np.flatnonzero(ended):
-                rollout.next_observations[t, i] = info["final_obs"][i]
+                _store(rollout.next_observations, (t, i), info["final_obs"][i])
         elif self._mode is AutoresetMode.DISABLED:
             # A fresh dict: Gymnasium takes the mask out of the one it is given.
             self._observations, _ = self.env.reset(options={"reset_mask": ended.copy()})
         if self._mode is not AutoresetMode.NEXT_STEP:
             self._restart(ended)
+
+    def _check_legal(self, t):
+        """Raises if an environment leaves the policy no action; what its episode ends in, may."""
+        legal = spaces.have_legal_action(
+            self._observations["action_mask"], self.env.single_action_space
+        )
+        if self._mode is AutoresetMode.NEXT_STEP or self._rests:
+            legal |= self._just_ended
+        if not legal.all():
+            i = np.argmin(legal)
+            raise ValueError(
+                f"Environment {i} has no legal action at step {self._steps + t} since the start: "
+                f"its action_mask is {self._observations['action_mask'][i].tolist()}."
+            )
 
     def _restart(self, mask):
         """Episode counters of the environments in `mask` start again."""
@@ -360,8 +394,11 @@ class VectorEnvCollector:
         found = []
         for name, array in (
             ("reward", rollout.rewards[:steps]),
-            ("observation", rollout.next_observations[:steps]),
-            ("first observation of an episode", rollout.observations[: steps + 1]),
+            ("observation", spaces.without_mask(rollout.next_observations)[:steps]),
+            (
+                "first observation of an episode",
+                spaces.without_mask(rollout.observations)[: steps + 1],
+            ),
         ):
             if np.issubdtype(array.dtype, np.floating):
                 bad = np.argwhere(~np.isfinite(array))

@@ -141,10 +141,10 @@ def test_a_policy_needs_batches_of_the_size_of_its_warm_up(exported):
 @pytest.mark.parametrize("name", POLICIES)
 def test_the_example_requests_are_answered_as_over_grpc(name, exported):
     version = exported(name)[1]
-    observations, golden = replay.read_golden(version)
+    inputs, golden = replay.read_golden(version)
     models = Models([Model("policy", version.parent, latest())])
     with Server(models, port=0, rest_api_port=0) as server, stubs(server) as (service, _):
-        request = predict_request("policy", observation=observations[:2])
+        request = predict_request("policy", **{key: rows[:2] for key, rows in inputs.items()})
         outputs = service.Predict(request, timeout=30).outputs
         answers = [
             rest(

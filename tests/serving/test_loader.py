@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from policies import CARTPOLE, EXPORTED, raw_observations
+from keras_pg.spaces import by_name
+from policies import CARTPOLE, EXPORTED, raw_observations, rows
 
 LOADER = pathlib.Path(__file__).parents[2] / "export" / "loader"
 SIZES = 1, 7, 64
@@ -63,21 +64,23 @@ def test_every_kind_of_policy_gives_the_agents_answers(name, loader, exported, t
     observations = raw_observations(agent.actor.observation_space, 64)
     seeds = np.random.default_rng(1).integers(-(2**31), 2**31, (64, 2)).astype(np.int32)
     requests = [
-        (signature, {"observation": observations[:n], **({"seed": seeds[:n]} if sampled else {})})
-        for signature, sampled in (("serving_default", False), ("sample", True))
+        (signature, by_name(rows(observations, slice(n))) | {k: s[:n] for k, s in more.items()})
+        for signature, more in (("serving_default", {}), ("sample", {"seed": seeds}))
         for n in SIZES
     ]
     process, answers = run(loader, policy, tmp_path, requests)
     assert process.returncode == 0, process.stderr
     expected = {k: tensor.numpy() for k, tensor in agent.described_actions(observations).items()}
     sample = tf.saved_model.load(str(policy)).signatures["sample"]
-    drawn = sample(observation=tf.constant(observations), seed=tf.constant(seeds))
+    inputs = by_name(observations) | {"seed": seeds}
+    drawn = sample(**{key: tf.constant(values) for key, values in inputs.items()})
     for n, modes, samples in zip(SIZES, answers[:3], answers[3:], strict=True):
         assert modes.keys() == expected.keys() and samples.keys() == {"action", "log_prob"}
         for output, values in expected.items():
             assert modes[output].dtype == values.dtype
             np.testing.assert_allclose(modes[output], values[:n], rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(modes["action"], agent.act(observations[:n]), atol=1e-6)
+        acted = agent.act(rows(observations, slice(n)))
+        np.testing.assert_allclose(modes["action"], acted, atol=1e-6)
         # A row's sample does not depend on what else is in the batch, but for rounding.
         for output, values in drawn.items():
             np.testing.assert_allclose(samples[output], values[:n], rtol=1e-4, atol=1e-5)

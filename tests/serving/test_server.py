@@ -22,6 +22,7 @@ from tensorflow_serving.apis import get_model_metadata_pb2
 
 from clients import free_port, predict_request, rest, stubs
 from keras_pg.serving.status import RequestError
+from keras_pg.spaces import by_name
 from policies import raw_observations
 from servers import ONE, PREDICT, eventually, publish, serving
 
@@ -245,15 +246,20 @@ def test_pages_of_other_origins_may_call_where_that_is_enabled(base):
             assert (b"access-control-allow-origin: *" in answer) == cors
 
 
-@pytest.mark.parametrize("name", ["discrete", "integers", "multibinary", "squashed"])
+@pytest.mark.parametrize(
+    "name", ["discrete", "integers", "multibinary", "masked", "masked components", "squashed"]
+)
 def test_policies_act_over_both_protocols_as_the_agent_does(exported, name):
     agent, version = exported(name)
     observations = raw_observations(agent.actor.observation_space, 64)
     expected = agent.act(observations)
     with serving(version.parent) as server, stubs(server) as (service, _):
-        answer = service.Predict(predict_request("policy", observation=observations), timeout=30)
+        inputs = by_name(observations)
+        answer = service.Predict(predict_request("policy", **inputs), timeout=30)
         over_grpc = tf.make_ndarray(answer.outputs["action"])
-        status, answer = rest(server, PREDICT, {"instances": observations.tolist()})
+        columns = {key: values.tolist() for key, values in inputs.items()}
+        instances = [dict(zip(columns, row)) for row in zip(*columns.values())]
+        status, answer = rest(server, PREDICT, {"instances": instances})
         assert status == 200, answer
         over_rest = np.array([row["action"] for row in answer["predictions"]])
     assert over_grpc.dtype == expected.dtype
