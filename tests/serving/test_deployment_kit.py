@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 
+import gymnasium
 import kubernetes_validate
 import numpy as np
 import pytest
@@ -20,12 +21,14 @@ import tensorflow as tf
 import yaml
 
 from clients import free_port, predict_request, rest, states, stubs
+from environments import perturbed_agent
 from keras_pg import cli, replay, versions
 from keras_pg.serving import command as serve_command
 from keras_pg.serving import config
 from keras_pg.serving.batching import BatchingParameters
 from keras_pg.serving.models import Model, Models, latest
 from keras_pg.serving.server import Server
+from keras_pg.wrappers import ActionMask
 from policies import POLICIES
 from recorded_models import save_doubling
 
@@ -159,6 +162,26 @@ def test_the_example_requests_are_answered_as_over_grpc(name, exported):
         rows = [row[key] for row in by_rows["predictions"]]
         for found in (rows, by_columns["outputs"][key]):
             np.testing.assert_allclose(np.array(found, values.dtype), values, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("protocol", ["REST", "gRPC"])
+def test_the_clients_play_a_policy_with_action_masks(protocol, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "export" / "clients")
+    import play
+
+    env = ActionMask(gymnasium.make("Taxi-v4", max_episode_steps=20))
+    agent = perturbed_agent(env.observation_space, env.action_space)
+    agent.export(tmp_path / "taxi")
+    models = Models([Model("taxi", tmp_path / "taxi", latest())])
+    with Server(models, port=0, rest_api_port=0) as server:
+        address = f"127.0.0.1:{server.port}"
+        if protocol == "REST":
+            address = f"http://127.0.0.1:{server.rest_api_port}"
+        policy = play.connect(
+            address, "taxi", dtype={"observation": "int64", "action_mask": "int8"}
+        )
+        returns = play.play(policy, env, episodes=2)
+    assert returns == play.play(agent.act, env, episodes=2)
 
 
 # ------------------------------------------------------------------------------ models_config
