@@ -1,8 +1,6 @@
 """What every agent is: a Keras model that is fitted to an environment. Knows no algorithm."""
 
 import contextlib
-import functools
-import hashlib
 import math
 import random
 
@@ -11,7 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_pg import advantages, losses, randomness, saved_model, spaces
+from keras_pg import advantages, losses, spaces
+from keras_pg.agents.policy_model import Means, PolicyModel, closing
 from keras_pg.callbacks import RaiseOnNonFinite, StopAfterTimesteps
 from keras_pg.hyperparameters import (
     Hyperparameter,
@@ -21,36 +20,12 @@ from keras_pg.hyperparameters import (
 )
 from keras_pg.networks import ActionCritic, Actor, Critic
 from keras_pg.normalization import RewardScaling
-from keras_pg.rollouts import collector_for, make_vector_env
-from keras_pg.rollouts.acting import engine_for
+from keras_pg.rollouts import make_vector_env
 from keras_pg.rollouts.dataset import OnDemandDataset
-from keras_pg.rollouts.evaluation import Episodes, play_episodes
 from keras_pg.rollouts.minibatches import flatten_time
 
 
-class Means(keras.metrics.Metric):
-    """Means of several named scalars since the epoch began; NaN while there is nothing to average.
-
-    One variable holds all the sums. Each variable more would be an input and an output of the
-    compiled train step.
-    """
-
-    def __init__(self, names, name):
-        super().__init__(name=name)
-        self.names = tuple(names)
-        self.sums = self.add_weight(name="sums", shape=(len(self.names),), initializer="zeros")
-        self.count = self.add_weight(name="count", shape=(), initializer="zeros")
-
-    def update_state(self, sums, count=1.0):
-        """Adds `count` observations, given {name: their sum}."""
-        self.sums.assign_add(tf.stack([tf.cast(sums[name], tf.float32) for name in self.names]))
-        self.count.assign_add(tf.cast(count, tf.float32))
-
-    def result(self):
-        return dict(zip(self.names, tf.unstack(self.sums / self.count)))
-
-
-class Agent(keras.Model):
+class Agent(PolicyModel):
     """Base class of the agents: `fit`, `evaluate`, `predict`, `act`, `save` and `export`.
 
     A subclass is an algorithm. Its `train_step(rollout)` turns one `Rollout` into one policy
@@ -102,7 +77,7 @@ class Agent(keras.Model):
         name=None,
         more_tracked=(),
     ):
-        super().__init__(name=name)
+        super().__init__(name)
         self.tracked = (*type(self).tracked, *more_tracked)
         self.gamma = check_range("gamma", gamma, 0.0, 1.0)
         # With statistics of its own, even where one object is given to several agents.
@@ -122,26 +97,13 @@ class Agent(keras.Model):
         self.seed = random.randrange(2**31) if seed is None else check_count("seed", seed, least=0)
         # Wrapped, because Keras would track and save encoders that become parts of the networks.
         self._given_networks = lambda: (actor, critic)
-        # Converting an actor takes most of a second: once for each number of environments.
-        self._engine_for = functools.cache(engine_for)
-        self.actor = self.critic = self.critic_optimizer = None
+        self.critic_optimizer = None
         self._traced_with = None
-        # Of which policy `evaluate` was last asked, and what it said, for `export` to tell.
-        self._evaluation = None
         self.reward_scaling = RewardScaling() if normalize_rewards else None
-
-        def counter(name):
-            return self.add_weight(
-                name=name, shape=(), dtype="int64", initializer="zeros", trainable=False
-            )
-
-        self.iteration = counter("iteration")
-        self.env_steps = counter("env_steps")
-        self.nonfinite_updates = counter("nonfinite_updates")
-        # A counter beside the seed, since Keras does not save the state of a SeedGenerator.
-        self.sampled_batches = counter("sampled_batches")
+        self.iteration = self._counter("iteration")
+        self.env_steps = self._counter("env_steps")
+        self.nonfinite_updates = self._counter("nonfinite_updates")
         self.update_means = Means(self.tracked, name="update_means")
-        self.episode_means = Means(("episode_return", "episode_length"), name="episode_means")
 
     @property
     def advantage(self):
@@ -373,7 +335,7 @@ class Agent(keras.Model):
         )
         env, ours = make_vector_env(env, num_envs, vectorization)
         with contextlib.ExitStack() as cleanup:
-            cleanup.enter_context(_closing(env, ours))
+            cleanup.enter_context(closing(env, ours))
             batch_size = num_steps * env.num_envs
             if env.num_envs % self.group_size:
                 raise ValueError(
@@ -440,16 +402,6 @@ class Agent(keras.Model):
         self.build(env.single_observation_space, env.single_action_space)
         if not self.compiled:
             self.compile()
-
-    def _collector(self, env, num_steps, whole_episodes=False):
-        return collector_for(
-            env,
-            self.actor,
-            num_steps=num_steps,
-            gamma=self.gamma,
-            engine_for=self._engine_for,
-            whole_episodes=whole_episodes,
-        )
 
     def _constants(self):
         """The settings that a trace of the train step holds as constants."""
@@ -625,216 +577,6 @@ class Agent(keras.Model):
             "env_steps": tf.convert_to_tensor(self.env_steps),
             "nonfinite_updates": tf.convert_to_tensor(self.nonfinite_updates),
         }
-
-    # ------------------------------------------------------------------- evaluating and acting
-
-    def evaluate(
-        self,
-        env=None,
-        episodes=20,
-        *,
-        num_envs=None,
-        vectorization="sync",
-        deterministic=True,
-        seed=None,
-        verbose="auto",
-        callbacks=None,
-        **keras_arguments,
-    ):
-        """Plays whole episodes and returns {"episode_return": mean, "episode_length": mean}.
-
-        Args:
-            env: as in `fit`.
-            episodes: how many to play, spread evenly over the environments.
-            num_envs: copies of an id or factory; default 8, or `episodes` if that is fewer.
-            vectorization: "sync" or "async".
-            deterministic: act by the mode of the policy, otherwise sample.
-            seed: environment i starts from `seed + i`; default derived from the agent's seed, and
-                not the one training started from.
-            verbose, callbacks: as in `keras.Model.evaluate`.
-
-        Raises:
-            ValueError: the environment's spaces are not those of the agent.
-        """
-        if env is None:
-            # Keras, evaluating the validation dataset that `fit` has given it.
-            return super().evaluate(verbose=verbose, callbacks=callbacks, **keras_arguments)
-        if keras_arguments:
-            raise TypeError(f"evaluate has no argument {', '.join(map(repr, keras_arguments))}.")
-        seed = self.seed + 2_000_000 if seed is None else seed
-        with self._episodes(
-            env, episodes, num_envs, vectorization, seed=seed, deterministic=deterministic
-        ) as dataset:
-            result = super().evaluate(
-                dataset, steps=1, verbose=verbose, callbacks=callbacks, return_dict=True
-            )
-        conditions = {
-            "env": env if isinstance(env, str) else getattr(getattr(env, "spec", None), "id", None),
-            "episodes": int(episodes),
-            "deterministic": bool(deterministic),
-            "seed": int(seed),
-        }
-        self._evaluation = self._policy_digest(), {**result, **conditions}
-        return result
-
-    def _policy_digest(self):
-        weights = b"".join(weight.tobytes() for weight in self.actor.get_weights())
-        return hashlib.sha256(weights).hexdigest()
-
-    def evaluation(self):
-        """What `evaluate` said of the policy as it is now, and under which conditions, as a dict.
-
-        None if it was not asked since the policy last changed; it is not saved with the agent.
-        """
-        if self._evaluation is None or self._evaluation[0] != self._policy_digest():
-            return None
-        return dict(self._evaluation[1])
-
-    @contextlib.contextmanager
-    def _episodes(
-        self, env, episodes, num_envs=None, vectorization="sync", *, seed, deterministic=True
-    ):
-        """A dataset whose every element is `Episodes` played by the policy of that moment."""
-        check_count("episodes", episodes)
-        if num_envs is None and not isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv):
-            num_envs = min(8, episodes)
-        env, ours = make_vector_env(env, num_envs, vectorization)
-        with _closing(env, ours):
-            self._prepare(env)
-            collector = self._collector(env, num_steps=64)
-            dataset = OnDemandDataset(
-                lambda: play_episodes(collector, episodes, seed=seed, deterministic=deterministic),
-                Episodes(
-                    tf.TensorSpec((episodes,), tf.float32), tf.TensorSpec((episodes,), tf.int32)
-                ),
-                on_error=env.close,
-            )
-            with dataset.surfacing_errors():
-                yield dataset.dataset
-
-    def test_step(self, episodes):
-        """Keras's `evaluate` on a batch of `Episodes`."""
-        sums = {
-            "episode_return": tf.reduce_sum(episodes.returns),
-            "episode_length": tf.reduce_sum(episodes.lengths),
-        }
-        self.episode_means.update_state(sums, tf.size(episodes.returns))
-        return self.episode_means.result()
-
-    def __call__(self, *arguments, **keyword_arguments):
-        self._check_built()
-        return super().__call__(*arguments, **keyword_arguments)
-
-    def call(self, observations):
-        """The deterministic env-ready actions for a batch of raw observations."""
-        return self.described_actions(observations)["action"]
-
-    def predict(self, observations, batch_size=None, verbose="auto"):
-        """`keras.Model.predict`: deterministic env-ready actions for a batch of raw observations.
-
-        Raises:
-            ValueError: the agent has not been built, or the shape is not [B, *observation shape].
-        """
-        observations = self._batch(observations, single=False)[0]
-        if not len(spaces.without_mask(observations)):  # of which Keras makes no batch
-            return self.act(observations)
-        # As a dataset, since Keras would give arrays of rank 1 a second axis.
-        dataset = tf.data.Dataset.from_tensor_slices(observations).batch(batch_size or 32)
-        return super().predict(dataset, verbose=verbose)
-
-    def act(self, observations, deterministic=True):
-        """Env-ready actions, for one observation or for a batch.
-
-        Args:
-            observations: raw, as the environment gives them; of the shape of the space, or with one
-                leading axis more. A dictionary of such arrays where the space has a mask.
-            deterministic: the mode, otherwise a sample. Samples continue a stream that starts
-                from the agent's seed and is saved with it.
-
-        Returns:
-            NumPy array, one action or a batch of them, valid for the action space.
-
-        Raises:
-            ValueError: the agent has not been built, the shape fits neither form, or a mask leaves
-                no legal action.
-        """
-        batch, single = self._batch(observations)
-        act = self._act_by_mode if deterministic else self._act_by_sample
-        actions = act(tf.nest.map_structure(tf.constant, batch)).numpy()
-        return actions[0] if single else actions
-
-    @functools.cached_property
-    def _act_by_mode(self):
-        return self._trace(self.call)
-
-    @functools.cached_property
-    def _act_by_sample(self):
-        distribution = self.actor.action_distribution
-
-        def sample(observations):
-            seed = tf.stack([tf.constant(self.seed, tf.int64), self.sampled_batches.value])
-            self.sampled_batches.assign_add(1)
-            parameters = self.actor(observations)
-            noise = distribution.stateless_noise(
-                randomness.bits(seed, (tf.shape(parameters)[0], 2))
-            )
-            return distribution.to_env(distribution.sample(parameters, noise))
-
-        return self._trace(sample)
-
-    def _trace(self, act):
-        """`act` as a graph for batches of any size: one trace, whatever it is called with."""
-        batch = spaces.observation_specs(self.actor.observation_space)
-        return tf.function(act, autograph=False).get_concrete_function(batch)
-
-    def _check_built(self):
-        if self.actor is None:
-            raise ValueError("The agent has no networks yet: call `fit`, `build` or `evaluate`.")
-
-    def _batch(self, observations, single=True):
-        """(observations as a batch of the space's dtype, whether it was a single one)."""
-        self._check_built()
-        actor = self.actor
-        return spaces.as_batch(observations, actor.observation_space, actor.action_space, single)
-
-    def described_actions(self, observations):
-        """{"action": env-ready mode, and what describes it} for a batch of raw observations."""
-        distribution = self.actor.action_distribution
-        parameters = self.actor(observations)
-        action = distribution.to_env(distribution.mode(parameters))
-        return {"action": action, **distribution.describe(parameters)}
-
-    def export(self, path, format="saved_model", value=False, labels=(), keep=None):
-        """Writes the policy as an artefact that runs without keras_pg, see `keras_pg.saved_model`.
-
-        Args:
-            path: base directory; `path/1`, `path/2`, … are its versions.
-            format: "saved_model" for TensorFlow Serving, "litert" for devices, "onnx" for ONNX
-                runtimes (extra `keras_pg[onnx]`).
-            value: include the critic, as signature `value`.
-            labels: names for this version, such as "stable"; `path/labels.json` holds them.
-            keep: remove all but this many of the newest versions, and those that have a label.
-
-        Returns:
-            The directory of the new version.
-        """
-        if self.actor is None:
-            raise ValueError("There is no policy to export yet: call `fit` or `build` first.")
-        if value and not isinstance(self.critic, Critic):
-            raise ValueError(
-                f"value=True, but {self.advantage!r} makes an agent without a critic of states."
-            )
-        return saved_model.export(self, path, format=format, value=value, labels=labels, keep=keep)
-
-
-@contextlib.contextmanager
-def _closing(env, ours):
-    """Closes the environment if it is ours."""
-    try:
-        yield
-    finally:
-        if ours:
-            env.close()
 
 
 def _environment_seed(seed, iteration):
