@@ -4,6 +4,7 @@ The environment here raises when an illegal action is taken.
 """
 
 import gymnasium
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -184,6 +185,27 @@ def test_every_agent_trains_by_legal_actions_only(name, kind):
         agent.evaluate(lambda: Turnstile(kind), 8, deterministic=deterministic, verbose=0)
 
 
+@pytest.mark.parametrize("estimator", ["exact", "k3"])
+def test_the_kl_to_a_masked_reference_is_finite(estimator):
+    reference = agent_of("discrete")
+    agent = keras_pg.PPO(
+        reference=reference, kl_coef=0.1, kl_estimator=estimator, num_minibatches=1, seed=0
+    )
+    agent.compile(jit_compile=False)
+    sizes = {"num_envs": 2, "num_steps": 8, "epochs": 1, "steps_per_epoch": 2, "verbose": 0}
+    history = agent.fit(Turnstile, **sizes).history
+    assert 0.0 < history["kl_reference"][0] < 10.0 and np.isfinite(history["loss"]).all()
+
+
+@pytest.mark.slow
+def test_masks_come_from_environments_in_processes_of_their_own():
+    agent = keras_pg.PPO(num_minibatches=1, update_epochs=1, seed=0)
+    agent.compile(jit_compile=False)
+    sizes = {"num_envs": 2, "num_steps": 16, "epochs": 1, "steps_per_epoch": 2, "verbose": 0}
+    history = agent.fit(Turnstile, vectorization="async", **sizes).history
+    assert abs(history["approx_kl"][0]) < 1e-6
+
+
 @pytest.mark.parametrize("kind", ACTIONS)
 def test_the_mask_of_collecting_is_that_of_learning(kind):
     agent = keras_pg.PPO(num_minibatches=1, update_epochs=1, seed=0)
@@ -251,8 +273,6 @@ def test_the_networks_see_the_observation_without_the_mask():
 
 
 def test_a_saved_agent_keeps_its_masked_space(tmp_path):
-    import keras
-
     agent = agent_of("components")
     agent.save(tmp_path / "agent.keras")
     loaded = keras.models.load_model(tmp_path / "agent.keras")

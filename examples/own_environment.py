@@ -1,0 +1,36 @@
+"""An environment of one's own that TensorFlow compiles, stepped 256 copies at a time."""
+
+import gymnasium
+import tensorflow as tf
+
+import keras_pg
+from keras_pg import randomness
+
+
+class Docking(keras_pg.envs.NativeEnv):
+    """A ship on a line is to come to rest at 0: it is pushed left, not at all, or right."""
+
+    observation_space = gymnasium.spaces.Box(-10.0, 10.0, (2,))
+    action_space = gymnasium.spaces.Discrete(3)
+    max_episode_steps = 100
+
+    def reset(self, seeds):
+        return 4.0 * randomness.uniform(seeds, (2,)) - 2.0  # position and velocity
+
+    def observe(self, state):
+        return state
+
+    def step(self, state, actions, seeds):
+        position, velocity = tf.unstack(state, axis=-1)
+        velocity += 0.1 * (tf.cast(actions, tf.float32) - 1.0)
+        position += 0.1 * velocity
+        lost = tf.abs(position) > 5.0
+        reward = 1.0 - tf.abs(position) - 0.1 * tf.abs(velocity)
+        return tf.stack([position, velocity], axis=-1), reward, lost
+
+
+env = keras_pg.envs.to_gymnasium(Docking(), num_envs=256)
+agent = keras_pg.PPO(gamma=0.98, num_minibatches=8, update_epochs=4, seed=0)
+agent.compile("adam")
+agent.fit(env, num_steps=32, total_timesteps=500_000)
+print(agent.evaluate(env, episodes=256, verbose=0))

@@ -1,0 +1,54 @@
+"""Environments that TensorFlow compiles: `NativeEnv`, and those that come with keras_pg.
+
+Each is registered with Gymnasium too, as `keras_pg/CartPole-v1` and so on.
+"""
+
+import gymnasium
+
+from keras_pg.envs.classic_control import (
+    Acrobot,
+    CartPole,
+    MountainCar,
+    MountainCarContinuous,
+    Pendulum,
+)
+from keras_pg.envs.gymnasium_adapter import NativeSingleEnv, NativeVectorEnv, to_gymnasium
+from keras_pg.envs.native_env import NativeEnv
+
+NAMES = {
+    "CartPole-v1": CartPole,
+    "Acrobot-v1": Acrobot,
+    "Pendulum-v1": Pendulum,
+    "MountainCar-v0": MountainCar,
+    "MountainCarContinuous-v0": MountainCarContinuous,
+}
+
+
+def _make(name):
+    return NativeSingleEnv(NAMES[name]())
+
+
+def _make_vec(name, num_envs, max_episode_steps=None):
+    env = NAMES[name]()
+    env.max_episode_steps = max_episode_steps
+    return NativeVectorEnv(env, num_envs)
+
+
+for _name, _class in NAMES.items():
+    gymnasium.register(
+        f"keras_pg/{_name}",
+        entry_point="keras_pg.envs:_make",
+        vector_entry_point="keras_pg.envs:_make_vec",
+        max_episode_steps=_class.max_episode_steps,
+        kwargs={"name": _name},
+    )
+
+__all__ = [
+    "Acrobot",
+    "CartPole",
+    "MountainCar",
+    "MountainCarContinuous",
+    "NativeEnv",
+    "Pendulum",
+    "to_gymnasium",
+]

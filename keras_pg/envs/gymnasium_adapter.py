@@ -1,0 +1,143 @@
+"""Native environments as Gymnasium's, for whatever takes those."""
+
+from typing import ClassVar
+
+import gymnasium
+import numpy as np
+import tensorflow as tf
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+
+from keras_pg.envs.native_env import step_and_reset
+
+
+def _seeds_of_call(seeds, n):
+    """Copy i draws the random numbers of its n-th call from the seed (seeds[i], n)."""
+    return tf.stack([seeds, tf.broadcast_to(n, tf.shape(seeds))], axis=-1)
+
+
+def _compiled_reset(env):
+    @tf.function(jit_compile=True, autograph=False)
+    def reset(seeds, n):
+        state = env.reset(_seeds_of_call(seeds, n))
+        return state, env.observe(state)
+
+    return reset
+
+
+class NativeVectorEnv(gymnasium.vector.VectorEnv):
+    """N copies of a native environment as a `gymnasium.vector.VectorEnv`.
+
+    An episode that ends is followed by the next in the same step (autoreset mode SAME_STEP), and is
+    truncated after the environment's `max_episode_steps`.
+
+    Args:
+        env: a `NativeEnv`.
+        num_envs: N.
+    """
+
+    metadata: ClassVar = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}
+
+    def __init__(self, env, num_envs):
+        self.num_envs, self.render_mode = num_envs, None
+        self.single_observation_space = env.observation_space
+        self.single_action_space = env.action_space
+        self.observation_space = batch_space(env.observation_space, num_envs)
+        self.action_space = batch_space(env.action_space, num_envs)
+        self._reset = _compiled_reset(env)
+
+        @tf.function(jit_compile=True, autograph=False)
+        def step(state, timesteps, actions, seeds, n):
+            seeds = _seeds_of_call(seeds, n)
+            return step_and_reset(env, state, timesteps, actions, seeds)
+
+        self._step = step
+
+    def reset(self, *, seed=None, options=None):
+        """Starts all episodes anew; copy i from `seed + i`, or from the i-th of a list of seeds."""
+        super().reset(seed=seed if isinstance(seed, int) else None)
+        if seed is None:
+            seed = self.np_random.integers(2**31, size=self.num_envs)
+        elif isinstance(seed, int):
+            seed = np.arange(seed, seed + self.num_envs)
+        self._seeds = tf.constant(seed, tf.int64)
+        self._calls = tf.constant(0, tf.int64)
+        self._timesteps = tf.zeros(self.num_envs, tf.int32)
+        self._state, observations = self._reset(self._seeds, self._calls)
+        return observations.numpy(), {}
+
+    def step(self, actions):
+        """One step of each copy."""
+        self._calls += 1
+        actions = tf.constant(np.asarray(actions, self.single_action_space.dtype))
+        self._state, self._timesteps, step = self._step(
+            self._state, self._timesteps, actions, self._seeds, self._calls
+        )
+        step = step._replace(rewards=tf.cast(step.rewards, tf.float64))
+        observations, finals, rewards, terminated, truncated = (x.numpy() for x in step)
+        ended, info = terminated | truncated, {}
+        if ended.any():
+            final = np.full(self.num_envs, None, object)
+            for i in np.flatnonzero(ended):
+                final[i] = finals[i]
+            info = {"final_obs": final, "_final_obs": ended}
+        return observations, rewards, terminated, truncated, info
+
+
+class NativeSingleEnv(gymnasium.Env):
+    """One copy of a native environment as a `gymnasium.Env`, which truncates nothing.
+
+    Args:
+        env: a `NativeEnv`.
+    """
+
+    metadata: ClassVar = {"render_modes": []}
+
+    def __init__(self, env):
+        self.observation_space, self.action_space = env.observation_space, env.action_space
+        self._reset = _compiled_reset(env)
+
+        @tf.function(jit_compile=True, autograph=False)
+        def step(state, actions, seeds, n):
+            state, rewards, terminated = env.step(state, actions, _seeds_of_call(seeds, n))
+            return state, env.observe(state), rewards, terminated
+
+        self._step = step
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._seeds = tf.constant(self.np_random.integers(2**31, size=1), tf.int64)
+        self._calls = tf.constant(0, tf.int64)
+        self._state, observations = self._reset(self._seeds, self._calls)
+        return self._one(observations), {}
+
+    def step(self, action):
+        self._calls += 1
+        actions = tf.constant(np.asarray(action, self.action_space.dtype)[None])
+        self._state, observations, rewards, terminated = self._step(
+            self._state, actions, self._seeds, self._calls
+        )
+        return self._one(observations), float(rewards[0]), bool(terminated[0]), False, {}
+
+    def _one(self, observations):
+        observation = observations.numpy()[0]
+        if isinstance(self.observation_space, gymnasium.spaces.Discrete):
+            return self.observation_space.dtype.type(observation)
+        return observation
+
+
+def to_gymnasium(env, num_envs):
+    """A native environment as a `gymnasium.vector.VectorEnv` of N copies.
+
+    Args:
+        env: a `NativeEnv`.
+        num_envs: N.
+
+    Example:
+    >>> import keras_pg
+    >>> env = to_gymnasium(keras_pg.envs.CartPole(), num_envs=3)
+    >>> observations, _ = env.reset(seed=0)
+    >>> observations.shape
+    (3, 4)
+    """
+    return NativeVectorEnv(env, num_envs)

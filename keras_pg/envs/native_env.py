@@ -1,0 +1,110 @@
+"""The contract of environments that TensorFlow compiles, and the one way to step them."""
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+
+class NativeEnv:
+    """An environment as pure functions of N copies at once, whose state is passed in and out.
+
+    A subclass sets the two spaces and writes the three functions. They are traced, so they hold
+    TensorFlow operations only, and keep nothing in `self`. A state is any nest of tensors with a
+    leading axis of N. What is random is a function of `seeds`, see `keras_pg.randomness`.
+
+    Who steps the environment resets it: `step` neither resets a copy nor counts its steps.
+
+    Attributes:
+        observation_space, action_space: Gymnasium spaces of one copy.
+        max_episode_steps: after so many steps an episode is truncated; None never truncates.
+
+    Example:
+    >>> import gymnasium, tensorflow as tf
+    >>> from keras_pg import randomness
+    >>> class Guess(NativeEnv):
+    ...     observation_space = gymnasium.spaces.Box(0.0, 1.0, (1,))
+    ...     action_space = gymnasium.spaces.Discrete(2)
+    ...
+    ...     def reset(self, seeds):
+    ...         return randomness.uniform(seeds, (1,))
+    ...
+    ...     def observe(self, state):
+    ...         return state
+    ...
+    ...     def step(self, state, actions, seeds):
+    ...         right = tf.equal(actions == 1, state[:, 0] > 0.5)
+    ...         return state, tf.cast(right, tf.float32), tf.ones_like(right)
+    >>> env = Guess()
+    >>> state = env.reset(tf.constant([[0, 0], [1, 0], [2, 0]], tf.int64))
+    >>> _, rewards, terminated = env.step(state, tf.constant([0, 0, 0]), None)
+    >>> rewards.shape, terminated.numpy().tolist()
+    (TensorShape([3]), [True, True, True])
+    """
+
+    observation_space = None
+    action_space = None
+    max_episode_steps = None
+
+    def reset(self, seeds):
+        """First states of N episodes.
+
+        Args:
+            seeds: int64 [N, 2].
+        """
+        raise NotImplementedError
+
+    def observe(self, state):
+        """Observations [N, ...] of the states, in the space's dtype."""
+        raise NotImplementedError
+
+    def step(self, state, actions, seeds):
+        """One step of each copy.
+
+        Args:
+            state: of N copies.
+            actions: env-ready, [N, ...].
+            seeds: int64 [N, 2], other ones in each step.
+
+        Returns:
+            (state, rewards float32 [N], terminated bool [N]).
+        """
+        raise NotImplementedError
+
+
+class Step(NamedTuple):
+    """What a step of N copies gives, where those whose episode has ended begin the next."""
+
+    observations: Any  # [N, ...] the next step starts from
+    final_observations: Any  # [N, ...] this step led to, before any reset
+    rewards: Any  # float32 [N]
+    terminated: Any  # bool [N]
+    truncated: Any  # bool [N] after `max_episode_steps`
+
+
+def step_and_reset(env, state, timesteps, actions, seeds):
+    """Steps N copies, and starts new episodes where one has ended.
+
+    Args:
+        env: a `NativeEnv`.
+        state: of N copies.
+        timesteps: int32 [N], steps of each copy's episode so far.
+        actions: env-ready, [N, ...].
+        seeds: int64 [N, 2], other ones in each step.
+
+    Returns:
+        (state, timesteps, `Step`).
+    """
+    after, rewards, terminated = env.step(state, actions, seeds)
+    timesteps += 1
+    truncated = tf.zeros_like(terminated)
+    if env.max_episode_steps is not None:
+        truncated = timesteps >= env.max_episode_steps
+    ended = terminated | truncated
+    first = env.reset(tf.bitwise.invert(seeds))
+
+    def of_the_next_episode(first, after):
+        return tf.where(tf.reshape(ended, [-1] + [1] * (len(after.shape) - 1)), first, after)
+
+    state = tf.nest.map_structure(of_the_next_episode, first, after)
+    step = Step(env.observe(state), env.observe(after), rewards, terminated, truncated)
+    return state, tf.where(ended, 0, timesteps), step
