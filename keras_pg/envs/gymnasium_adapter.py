@@ -16,13 +16,33 @@ def _seeds_of_call(seeds, n):
     return tf.stack([seeds, tf.broadcast_to(n, tf.shape(seeds))], axis=-1)
 
 
-def _compiled_reset(env):
-    @tf.function(jit_compile=True, autograph=False)
+def _compiled(function, *specs):
+    # Of known shapes: a function that looks them up takes twice as long to call.
+    function = tf.function(function, jit_compile=True, autograph=False)
+    return function.get_concrete_function(*specs)
+
+
+def _compiled_reset(env, num_envs):
+    """(seeds, n) → (state, observations) of N copies."""
+
     def reset(seeds, n):
         state = env.reset(_seeds_of_call(seeds, n))
         return state, env.observe(state)
 
-    return reset
+    return _compiled(reset, *_seed_specs(num_envs))
+
+
+def _seed_specs(num_envs):
+    return tf.TensorSpec((num_envs,), tf.int64), tf.TensorSpec((), tf.int64)
+
+
+def _state_specs(reset):
+    state, _ = reset.structured_outputs
+    return tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), state)
+
+
+def _action_specs(env, num_envs):
+    return tf.TensorSpec((num_envs, *env.action_space.shape), env.action_space.dtype)
 
 
 class NativeVectorEnv(gymnasium.vector.VectorEnv):
@@ -44,14 +64,20 @@ class NativeVectorEnv(gymnasium.vector.VectorEnv):
         self.single_action_space = env.action_space
         self.observation_space = batch_space(env.observation_space, num_envs)
         self.action_space = batch_space(env.action_space, num_envs)
-        self._reset = _compiled_reset(env)
+        self._reset = _compiled_reset(env, num_envs)
 
-        @tf.function(jit_compile=True, autograph=False)
         def step(state, timesteps, actions, seeds, n):
             seeds = _seeds_of_call(seeds, n)
-            return step_and_reset(env, state, timesteps, actions, seeds)
+            state, timesteps, step = step_and_reset(env, state, timesteps, actions, seeds)
+            return state, timesteps, step._replace(rewards=tf.cast(step.rewards, tf.float64))
 
-        self._step = step
+        self._step = _compiled(
+            step,
+            _state_specs(self._reset),
+            tf.TensorSpec((num_envs,), tf.int32),
+            _action_specs(env, num_envs),
+            *_seed_specs(num_envs),
+        )
 
     def reset(self, *, seed=None, options=None):
         """Starts all episodes anew; copy i from `seed + i`, or from the i-th of a list of seeds."""
@@ -73,7 +99,6 @@ class NativeVectorEnv(gymnasium.vector.VectorEnv):
         self._state, self._timesteps, step = self._step(
             self._state, self._timesteps, actions, self._seeds, self._calls
         )
-        step = step._replace(rewards=tf.cast(step.rewards, tf.float64))
         observations, finals, rewards, terminated, truncated = (x.numpy() for x in step)
         ended, info = terminated | truncated, {}
         if ended.any():
@@ -95,14 +120,15 @@ class NativeSingleEnv(gymnasium.Env):
 
     def __init__(self, env):
         self.observation_space, self.action_space = env.observation_space, env.action_space
-        self._reset = _compiled_reset(env)
+        self._reset = _compiled_reset(env, 1)
 
-        @tf.function(jit_compile=True, autograph=False)
         def step(state, actions, seeds, n):
             state, rewards, terminated = env.step(state, actions, _seeds_of_call(seeds, n))
             return state, env.observe(state), rewards, terminated
 
-        self._step = step
+        self._step = _compiled(
+            step, _state_specs(self._reset), _action_specs(env, 1), *_seed_specs(1)
+        )
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
