@@ -2,8 +2,9 @@
 
     python sb3_contrib_learn.py ../settings/algorithms/trpo_zoo.json LunarLander-v3 0
 
-For environments of discrete actions without reward normalization: `max_kl` is not divided by a
-number of dimensions here, and nothing is normalized.
+Its KL divergence is a mean over the actions' dimensions, where keras_pg's is their sum, so `max_kl`
+and `cg_damping` are divided by their number. Observations and rewards are normalized where the
+settings normalize rewards.
 """
 
 import json
@@ -16,6 +17,7 @@ import torch
 from sb3_contrib import TRPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecNormalize
 
 
 def main():
@@ -23,9 +25,13 @@ def main():
     settings = json.loads(pathlib.Path(sys.argv[1]).read_text())["environments"][env]
     fit, agent = settings["fit"], settings["agent"]
     torch.set_num_threads(1)
+    training = make_vec_env(env, fit["num_envs"], seed=seed)
+    if agent.get("normalize_rewards"):
+        training = VecNormalize(training, gamma=agent["gamma"])
+    dimensions = int(np.prod(training.action_space.shape))  # 1 of discrete actions
     model = TRPO(
         "MlpPolicy",
-        make_vec_env(env, fit["num_envs"], seed=seed),
+        training,
         n_steps=fit["num_steps"],
         batch_size=fit["num_envs"] * fit["num_steps"] // agent["num_minibatches"],
         gamma=agent["gamma"],
@@ -33,7 +39,8 @@ def main():
         learning_rate=settings["optimizer"]["learning_rate"],
         n_critic_updates=agent["critic_epochs"],
         cg_max_steps=agent["cg_iters"],
-        cg_damping=agent["cg_damping"],
+        cg_damping=agent["cg_damping"] / dimensions,
+        target_kl=agent.get("max_kl", 0.01) / dimensions,
         seed=seed,
         device="cpu",
     )
@@ -41,6 +48,9 @@ def main():
     model.learn(fit["total_timesteps"])
     seconds = time.perf_counter() - start
     evaluation = make_vec_env(env, 8, seed=seed + 10_000)
+    if agent.get("normalize_rewards"):
+        evaluation = VecNormalize(evaluation, training=False, norm_reward=False)
+        evaluation.obs_rms = training.obs_rms
     deterministic, _ = evaluate_policy(model, evaluation, 100)
     sampled, _ = evaluate_policy(model, evaluation, 100, deterministic=False)
     report = {

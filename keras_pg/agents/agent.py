@@ -21,8 +21,10 @@ from keras_pg.hyperparameters import (
 from keras_pg.networks import ActionCritic, Actor, Critic
 from keras_pg.normalization import RewardScaling
 from keras_pg.rollouts import make_vector_env
-from keras_pg.rollouts.dataset import OnDemandDataset
+from keras_pg.rollouts.dataset import OnDemandDataset, RolloutsInGraph
 from keras_pg.rollouts.minibatches import flatten_time
+
+_ENV_STATE = "native_env_"
 
 
 class Agent(PolicyModel):
@@ -99,6 +101,9 @@ class Agent(PolicyModel):
         self._given_networks = lambda: (actor, critic)
         self.critic_optimizer = None
         self._traced_with = None
+        # Of the native environments that this agent was last fitted to: their collector, or where
+        # they were when the agent was saved.
+        self._native_collector = self._saved_env_state = None
         self.reward_scaling = RewardScaling() if normalize_rewards else None
         self.iteration = self._counter("iteration")
         self.env_steps = self._counter("env_steps")
@@ -356,28 +361,32 @@ class Agent(PolicyModel):
                         "episodes have no fixed number of steps. Give epochs in its place."
                     )
                 stop = [StopAfterTimesteps(total_timesteps)]
-                batch_size, steps_per_epoch = (
-                    env.num_envs,
-                    5 if steps_per_epoch is None else steps_per_epoch,
-                )
+                batch_size = env.num_envs
+                if steps_per_epoch is None:
+                    steps_per_epoch = 5 * self.steps_per_execution
             epochs, steps_per_epoch = _schedule(
-                total_timesteps, batch_size, epochs, steps_per_epoch
+                total_timesteps, batch_size, epochs, steps_per_epoch, self.steps_per_execution
             )
             self._prepare(env)
-            if self.steps_per_execution > 1:
-                raise ValueError(
-                    f"steps_per_execution={self.steps_per_execution}: with a Gymnasium environment "
-                    "it must be 1, or rollouts would be collected while the policy changes."
-                )
             collector = self._collector(env, num_steps, self.whole_episodes)
-            traced_with = collector.signature, self._constants()
+            if collector.in_graph:
+                rollouts = RolloutsInGraph()
+                collector = self._native_collector = self._going_on(collector)
+            else:
+                if self.steps_per_execution > 1:
+                    raise ValueError(
+                        f"steps_per_execution={self.steps_per_execution}: with a Gymnasium "
+                        "environment it must be 1, or rollouts would be collected while the policy "
+                        "changes."
+                    )
+                rollouts = OnDemandDataset(
+                    self._collect_with(collector), collector.signature, on_error=env.close
+                )
+            traced_with = collector.signature, self._constants(), collector.in_graph and collector
             if traced_with != self._traced_with:
                 # Keras would relax the shapes to cover both; a train step needs to know its own.
                 self.train_function = None
                 self._traced_with = traced_with
-            rollouts = OnDemandDataset(
-                self._collect_with(collector), collector.signature, on_error=env.close
-            )
             cleanup.enter_context(rollouts.surfacing_errors())
             validation = {}
             if validation_env is not None:
@@ -433,6 +442,71 @@ class Agent(PolicyModel):
             return collector.collect(rng)
 
         return collect
+
+    def _going_on(self, collector):
+        """The collector of native environments to train with: they are where they were left."""
+        last, saved = self._native_collector, self._saved_env_state
+        if last is not None and last.is_like(collector):
+            return last
+        if last is not None:
+            saved = last.save()
+        if saved is None or not collector.restore(saved):
+            collector.reset(
+                _environment_seed(self.seed, int(self.iteration.numpy())), self.group_size
+            )
+        return collector
+
+    def make_train_function(self, force=False):
+        """Keras's; of native environments, collecting is part of the program that learns."""
+        collector = self._traced_with[2]
+        if not collector:
+            return super().make_train_function(force)
+        if self.train_function is not None and not force:
+            return None
+
+        def iteration():
+            # The complement of the seed of the shuffling, and of that alone.
+            seed = tf.stack([tf.constant(~self.seed, tf.int64), self.iteration.value])
+            rollout, fault = collector.next_rollout(seed)
+            return tf.cond(fault[0] < 0, lambda: self.train_step(rollout), self.logs), fault
+
+        def execution():
+            if self.steps_per_execution == 1:
+                return iteration()
+            _, logs, fault = tf.while_loop(
+                lambda i, logs, fault: (i < self.steps_per_execution) & (fault[0] < 0),
+                lambda i, logs, fault: (i + 1, *iteration()),
+                (tf.constant(0), self.logs(), tf.fill([3], -1)),
+            )
+            return logs, fault
+
+        if not self.run_eagerly:
+            execution = tf.function(execution, jit_compile=self.jit_compile, autograph=False)
+
+        def train_function(iterator):
+            logs, fault = execution()
+            collector.check(fault.numpy())
+            return logs
+
+        self.train_function = train_function
+
+    def save_own_variables(self, store):
+        """As Keras; where native environments are is saved with the counters of the agent."""
+        super().save_own_variables(store)
+        collector = self._native_collector
+        saved = self._saved_env_state if collector is None else collector.save()
+        for name, array in (saved or {}).items():
+            store[_ENV_STATE + name] = array
+
+    def load_own_variables(self, store):
+        """What `save_own_variables` has saved."""
+        own = {name: store[name] for name in store.keys() if not name.startswith(_ENV_STATE)}
+        super().load_own_variables(own)
+        names = [name for name in store.keys() if name.startswith(_ENV_STATE)]
+        self._saved_env_state = {
+            name.removeprefix(_ENV_STATE): np.array(store[name]) for name in names
+        } or None
+        self._native_collector = None
 
     def criticize(self, rollout):
         """The rollout with the critic's values of its states, and rewards scaled if they are to be.
@@ -571,6 +645,10 @@ class Agent(PolicyModel):
         # its rollout is collected.
         with tf.control_dependencies([rollout.rewards]):
             self.iteration.assign_add(1)
+        return self.logs()
+
+    def logs(self):
+        """The metrics of the epoch so far, scalars by name."""
         return {
             **self.episode_means.result(),
             **self.update_means.result(),
@@ -590,27 +668,33 @@ def _total_timesteps(total_timesteps):
     return check_count("total_timesteps", 100_000 if total_timesteps is None else total_timesteps)
 
 
-def _schedule(total_timesteps, batch_size, epochs, steps_per_epoch):
+def _schedule(total_timesteps, batch_size, epochs, steps_per_epoch, steps_per_execution=1):
     """(epochs, steps_per_epoch) from whichever of the three the user has given."""
+    if steps_per_epoch is not None:
+        check_count("steps_per_epoch", steps_per_epoch)
+        if steps_per_epoch % steps_per_execution:
+            raise ValueError(
+                f"steps_per_epoch={steps_per_epoch} is no multiple of "
+                f"steps_per_execution={steps_per_execution}."
+            )
     if epochs is not None:
         if total_timesteps is not None:
             raise ValueError(
                 f"total_timesteps={total_timesteps} and epochs={epochs} say the same thing twice: "
                 "give one of them."
             )
-        steps_per_epoch = 10 if steps_per_epoch is None else steps_per_epoch
-        return check_count("epochs", epochs), check_count("steps_per_epoch", steps_per_epoch)
-    iterations = math.ceil(_total_timesteps(total_timesteps) / batch_size)
+        if steps_per_epoch is None:
+            steps_per_epoch = math.ceil(10 / steps_per_execution) * steps_per_execution
+        return check_count("epochs", epochs), steps_per_epoch
+    executions = math.ceil(_total_timesteps(total_timesteps) / batch_size / steps_per_execution)
     if steps_per_epoch is not None:
-        return math.ceil(
-            iterations / check_count("steps_per_epoch", steps_per_epoch)
-        ), steps_per_epoch
-    if iterations < 10:
-        return iterations, 1
+        return math.ceil(executions * steps_per_execution / steps_per_epoch), steps_per_epoch
+    if executions < 10:
+        return executions, steps_per_execution
     # Of 10 to 30 epochs, the number that overshoots least and is nearest to 20.
-    candidates = [(n * math.ceil(iterations / n), abs(n - 20), n) for n in range(10, 31)]
+    candidates = [(n * math.ceil(executions / n), abs(n - 20), n) for n in range(10, 31)]
     epochs = min(candidates)[2]
-    return epochs, math.ceil(iterations / epochs)
+    return epochs, math.ceil(executions / epochs) * steps_per_execution
 
 
 def _as_list(callbacks):

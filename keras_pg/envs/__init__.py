@@ -24,6 +24,24 @@ NAMES = {
 }
 
 
+def make(id):
+    """The native environment of an id such as `keras_pg/CartPole-v1`.
+
+    Raises:
+        gymnasium.error.NameNotFound: there is none.
+
+    >>> make("keras_pg/CartPole-v1").max_episode_steps
+    500
+    """
+    name = id.removeprefix("keras_pg/")
+    if name not in NAMES:
+        raise gymnasium.error.NameNotFound(
+            f"There is no native environment {id!r}, but {', '.join(map(repr, NAMES))}, each with "
+            "keras_pg/ before it."
+        )
+    return NAMES[name]()
+
+
 def _make(name):
     return NativeSingleEnv(NAMES[name]())
 
@@ -49,6 +67,8 @@ __all__ = [
     "MountainCar",
     "MountainCarContinuous",
     "NativeEnv",
+    "NativeVectorEnv",
     "Pendulum",
+    "make",
     "to_gymnasium",
 ]

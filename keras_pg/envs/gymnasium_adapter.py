@@ -8,12 +8,7 @@ import tensorflow as tf
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from keras_pg.envs.native_env import step_and_reset
-
-
-def _seeds_of_call(seeds, n):
-    """Copy i draws the random numbers of its n-th call from the seed (seeds[i], n)."""
-    return tf.stack([seeds, tf.broadcast_to(n, tf.shape(seeds))], axis=-1)
+from keras_pg.envs.native_env import seeds_of_call, step_and_reset
 
 
 def _compiled(function, *specs):
@@ -26,7 +21,7 @@ def _compiled_reset(env, num_envs):
     """(seeds, n) → (state, observations) of N copies."""
 
     def reset(seeds, n):
-        state = env.reset(_seeds_of_call(seeds, n))
+        state = env.reset(seeds_of_call(seeds, n))
         return state, env.observe(state)
 
     return _compiled(reset, *_seed_specs(num_envs))
@@ -67,7 +62,7 @@ class NativeVectorEnv(gymnasium.vector.VectorEnv):
         self._reset = _compiled_reset(env, num_envs)
 
         def step(state, timesteps, actions, seeds, n):
-            seeds = _seeds_of_call(seeds, n)
+            seeds = seeds_of_call(seeds, n)
             state, timesteps, step = step_and_reset(env, state, timesteps, actions, seeds)
             return state, timesteps, step._replace(rewards=tf.cast(step.rewards, tf.float64))
 
@@ -123,7 +118,7 @@ class NativeSingleEnv(gymnasium.Env):
         self._reset = _compiled_reset(env, 1)
 
         def step(state, actions, seeds, n):
-            state, rewards, terminated = env.step(state, actions, _seeds_of_call(seeds, n))
+            state, rewards, terminated = env.step(state, actions, seeds_of_call(seeds, n))
             return state, env.observe(state), rewards, terminated
 
         self._step = _compiled(

@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from keras_pg import spaces
+
 
 class NativeEnv:
     """An environment as pure functions of N copies at once, whose state is passed in and out.
@@ -69,6 +71,76 @@ class NativeEnv:
             (state, rewards float32 [N], terminated bool [N]).
         """
         raise NotImplementedError
+
+
+class Copies:
+    """N copies of a native environment, as what trains or evaluates on them asks for.
+
+    Args:
+        env: a `NativeEnv`.
+        num_envs: N.
+    """
+
+    def __init__(self, env, num_envs):
+        self.env, self.num_envs = env, num_envs
+        self.single_observation_space = env.observation_space
+        self.single_action_space = env.action_space
+
+    def close(self):
+        """Nothing: there is nothing to be closed."""
+
+    def __repr__(self):
+        return type(self.env).__name__
+
+
+def seeds_of_call(seeds, n):
+    """Copy i draws the random numbers of its n-th call from (seeds[i], n), int64 [N, 2].
+
+    Counted from 2³¹: an agent's own random numbers are drawn from (its seed, its iteration).
+    """
+    return tf.stack([seeds, tf.broadcast_to(n + 2**31, tf.shape(seeds))], axis=-1)
+
+
+def check_native_env(env, num_envs):
+    """The `tf.TensorSpec`s of N copies' state.
+
+    Raises:
+        ValueError: what the environment returns has another shape or dtype than it should, or its
+            state another one after a step. Only shapes are looked at: no episode is played.
+    """
+
+    def trace(function, *specs):
+        function = tf.function(function, autograph=False).get_concrete_function(*specs)
+        return tf.nest.map_structure(
+            lambda x: tf.TensorSpec(x.shape, x.dtype), function.structured_outputs
+        )
+
+    def expect(what, received, expected):
+        def spec(x):
+            return tuple(x.shape), x.dtype
+
+        tf.nest.assert_same_structure(received, expected)
+        pairs = zip(tf.nest.flatten(received), tf.nest.flatten(expected), strict=True)
+        for one, other in pairs:
+            if spec(one) != spec(other):
+                raise ValueError(
+                    f"{type(env).__name__}.{what} of shape {tuple(one.shape)} and dtype "
+                    f"{one.dtype.name}, expected {tuple(other.shape)} and {other.dtype.name}."
+                )
+
+    n, seeds = num_envs, tf.TensorSpec((num_envs, 2), tf.int64)
+    state = trace(env.reset, seeds)
+    expect(
+        "observe returns observations",
+        trace(env.observe, state),
+        spaces.observation_specs(env.observation_space, (n,)),
+    )
+    actions = tf.TensorSpec((n, *env.action_space.shape), env.action_space.dtype)
+    after, rewards, terminated = trace(env.step, state, actions, seeds)
+    expect("step returns a state with a part", after, state)
+    expect("step returns rewards", rewards, tf.TensorSpec((n,), tf.float32))
+    expect("step returns terminated", terminated, tf.TensorSpec((n,), tf.bool))
+    return state
 
 
 class Step(NamedTuple):

@@ -1,6 +1,8 @@
 """Collecting rollouts: the data, the acting engines, and the collectors."""
 
+from keras_pg.envs.native_env import Copies
 from keras_pg.rollouts.acting import engine_for
+from keras_pg.rollouts.native_env import NativeEnvCollector
 from keras_pg.rollouts.vector_env import VectorEnvCollector, make_vector_env
 
 
@@ -8,13 +10,17 @@ def collector_for(env, actor, *, num_steps, gamma, engine_for=engine_for, whole_
     """The collector of T = `num_steps` steps for an environment: the one place to look at its type.
 
     Args:
-        env: a `gymnasium.vector.VectorEnv`.
+        env: a `gymnasium.vector.VectorEnv`, or `Copies` of a native environment.
         actor: the policy that acts.
         num_steps: T.
         gamma: discount of `Rollout.discounted_returns`.
-        engine_for: (actor, num_envs) → an acting engine.
+        engine_for: (actor, num_envs) → an acting engine. A native environment needs none.
         whole_episodes: see `VectorEnvCollector`.
     """
+    if isinstance(env, Copies):
+        return NativeEnvCollector(
+            env, actor, num_steps=num_steps, gamma=gamma, whole_episodes=whole_episodes
+        )
     return VectorEnvCollector(
         env,
         engine_for(actor, env.num_envs),

@@ -69,3 +69,14 @@ class OnDemandDataset:
             raise
         finally:
             self._sources.clear()
+
+
+class RolloutsInGraph:
+    """A dataset of nothing, without end, for a train step that collects its rollout itself."""
+
+    def __init__(self):
+        self.dataset = tf.data.Dataset.from_tensors(0).repeat()
+
+    def surfacing_errors(self):
+        """Nothing to be done: errors come as they are."""
+        return contextlib.nullcontext()

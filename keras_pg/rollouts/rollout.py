@@ -2,6 +2,11 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
+import tensorflow as tf
+
+from keras_pg import spaces
+
 
 class Rollout(NamedTuple):
     """T consecutive steps of N environments, time-major.
@@ -20,3 +25,66 @@ class Rollout(NamedTuple):
     next_observations: Any  # [T, N, ...] s_{t+1}, before any reset
     episode_returns: Any  # float32 [T, N] rewards of the episode so far, r_t included
     discounted_returns: Any  # float32 [T, N] R_t = γ R_{t-1} + r_t within the episode
+
+
+def rollout_specs(env, action_distribution, num_steps):
+    """The `tf.TensorSpec`s of a rollout.
+
+    Args:
+        env: a `gymnasium.vector.VectorEnv`, or `Copies` of a native environment.
+        action_distribution: the actor's.
+        num_steps: T.
+
+    Returns:
+        `Rollout`.
+    """
+    leading = (num_steps, env.num_envs)
+    observations = spaces.observation_specs(env.single_observation_space, leading)
+    actions = (*leading, *action_distribution.action_shape)
+    flag, number = tf.TensorSpec(leading, tf.bool), tf.TensorSpec(leading, tf.float32)
+    return Rollout(
+        observations=observations,
+        actions=tf.TensorSpec(actions, action_distribution.action_dtype),
+        rewards=number,
+        terminated=flag,
+        truncated=flag,
+        valid=flag,
+        timesteps=tf.TensorSpec(leading, tf.int32),
+        next_observations=observations,
+        episode_returns=number,
+        discounted_returns=number,
+    )
+
+
+def check_finite(rollout, steps, before):
+    """Raises if a rollout holds NaN or infinity, naming the earliest.
+
+    Args:
+        rollout: a `Rollout` of NumPy arrays.
+        steps: how many of its steps are looked at. The observation that the next would start from
+            is one of them.
+        before: steps of each environment that were before the rollout.
+
+    Raises:
+        FloatingPointError: it does.
+    """
+    found = []
+    for name, array in (
+        ("reward", rollout.rewards[:steps]),
+        ("observation", spaces.without_mask(rollout.next_observations)[:steps]),
+        (
+            "first observation of an episode",
+            spaces.without_mask(rollout.observations)[: steps + 1],
+        ),
+    ):
+        if np.issubdtype(array.dtype, np.floating):
+            bad = np.argwhere(~np.isfinite(array))
+            found += [(*bad[0][:2], name, array[tuple(bad[0])], bad[0][2:])] if len(bad) else []
+    if found:
+        t, i, name, value, index = min(found, key=lambda entry: entry[0])
+        where = f", at index {tuple(map(int, index))}" if len(index) else ""
+        raise FloatingPointError(
+            f"The environment gave a {name} that is not finite: {value}{where}, from "
+            f"environment {i} at step {before + t} since the start. Nothing was learnt "
+            "from this rollout."
+        )

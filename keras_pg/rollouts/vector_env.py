@@ -9,9 +9,10 @@ import tensorflow as tf
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array
 
-from keras_pg import spaces
+from keras_pg import envs, spaces
+from keras_pg.envs.native_env import Copies
 from keras_pg.hyperparameters import check_count
-from keras_pg.rollouts.rollout import Rollout
+from keras_pg.rollouts.rollout import check_finite, rollout_specs
 
 WHILE_STEPPING = "While stepping"
 WHILE_RESETTING = "While resetting"
@@ -24,13 +25,15 @@ def make_vector_env(env, num_envs=None, vectorization="sync"):
     """A `gymnasium.vector.VectorEnv` from whatever a user calls an environment.
 
     Args:
-        env: an environment id, a `gymnasium.Env`, a factory returning one, or a vector environment.
+        env: an environment id, a `gymnasium.Env`, a factory returning one, a vector environment, or
+            a `keras_pg.envs.NativeEnv`, of which an id of keras_pg's own is one too.
         num_envs: how many copies to make of an id or a factory; default 8. An environment that
             is given as an object cannot be copied, so there it must be None or its own number.
         vectorization: "sync" steps the copies one after the other, "async" each in a process.
 
     Returns:
-        (vector environment, whether it was made here and is ours to close).
+        (vector environment, or `Copies` of a native one; whether it was made here and is ours to
+        close).
 
     Raises:
         ValueError: an argument has no meaning for this environment.
@@ -40,6 +43,15 @@ def make_vector_env(env, num_envs=None, vectorization="sync"):
         raise ValueError(f'vectorization must be "sync" or "async", received {vectorization!r}.')
     if num_envs is not None:
         check_count("num_envs", num_envs)
+    if isinstance(env, str) and env.removeprefix("keras_pg/") != env:
+        env = envs.make(env)
+    if isinstance(env, envs.NativeEnv):
+        if vectorization != "sync":
+            raise ValueError(
+                f"vectorization={vectorization!r}: copies of {env!r} are stepped all at once, in "
+                "the graph. Leave it out."
+            )
+        return Copies(env, num_envs or 8), True
     if isinstance(env, VectorEnv):
         if num_envs not in (None, env.num_envs):
             raise ValueError(
@@ -61,8 +73,8 @@ def make_vector_env(env, num_envs=None, vectorization="sync"):
         factories, ours = [env] * (num_envs or 8), True
     else:
         raise TypeError(
-            "An environment is an id, a gymnasium.Env, a factory or a gymnasium.vector.VectorEnv, "
-            f"received {env!r}."
+            "An environment is an id, a gymnasium.Env, a factory, a gymnasium.vector.VectorEnv or "
+            f"a keras_pg.envs.NativeEnv, received {env!r}."
         )
     if vectorization == "async":
         return AsyncVectorEnv(factories, autoreset_mode=AutoresetMode.DISABLED), ours
@@ -177,6 +189,8 @@ class VectorEnvCollector:
             end are invalid; an episode is truncated after T steps. `reset` comes before each.
     """
 
+    in_graph = False
+
     def __init__(self, env, engine, action_distribution, *, num_steps, gamma, whole_episodes=False):
         self.env = env
         self.engine = engine
@@ -200,27 +214,7 @@ class VectorEnvCollector:
             isinstance(space, gymnasium.spaces.Box) and space.dtype.itemsize > 2
         )
         self._masked = spaces.is_masked(env.single_observation_space)
-
-    @functools.cached_property
-    def signature(self):
-        """The `tf.TensorSpec`s of a rollout."""
-        leading = (self.num_steps, self.env.num_envs)
-        distribution = self.action_distribution
-        observations = spaces.observation_specs(self.env.single_observation_space, leading)
-        actions = tf.TensorSpec((*leading, *distribution.action_shape), distribution.action_dtype)
-        flag, number = tf.TensorSpec(leading, tf.bool), tf.TensorSpec(leading, tf.float32)
-        return Rollout(
-            observations=observations,
-            actions=actions,
-            rewards=number,
-            terminated=flag,
-            truncated=flag,
-            valid=flag,
-            timesteps=tf.TensorSpec(leading, tf.int32),
-            next_observations=observations,
-            episode_returns=number,
-            discounted_returns=number,
-        )
+        self.signature = rollout_specs(env, action_distribution, num_steps)
 
     def reset(self, seed, group_size=1):
         """Starts new episodes; environment i is seeded with `seed + i // group_size`."""
@@ -228,10 +222,13 @@ class VectorEnvCollector:
         # One integer: some vector environments take no list, and to Gymnasium's it means the same.
         seeds = int(seed)
         if group_size > 1:
-            if not isinstance(self.env.unwrapped, SyncVectorEnv | AsyncVectorEnv):
+            if not isinstance(
+                self.env.unwrapped, SyncVectorEnv | AsyncVectorEnv | envs.NativeVectorEnv
+            ):
                 raise ValueError(
                     f"Groups of {group_size} need environments that are seeded one by one: an id, "
-                    f"a factory, a SyncVectorEnv or an AsyncVectorEnv, not {self.env}."
+                    "a factory, a native environment, a SyncVectorEnv or an AsyncVectorEnv, not "
+                    f"{self.env}."
                 )
             seeds = [int(seed) + i // group_size for i in range(n)]
         try:
@@ -278,13 +275,13 @@ class VectorEnvCollector:
                 self._step(rollout, t, noise[t])
             except Exception as error:
                 # A NaN the environment choked on is the better explanation.
-                self._check_finite(rollout, t)
+                check_finite(rollout, t, self._steps)
                 error.add_note(f"{WHILE_STEPPING} {self.env}, step {self._steps + t} of each.")
                 raise
             finished |= self._just_ended
         if self.whole_episodes:
             self._keep_first_episodes(rollout, steps)
-        self._check_finite(rollout, T)
+        check_finite(rollout, T, self._steps)
         self._check_resolution(spaces.without_mask(rollout.observations))
         self._steps += steps
         return rollout
@@ -384,30 +381,4 @@ class VectorEnvCollector:
                 f"compute in float32, whose numbers are {resolution[i]} apart there: take a "
                 "constant off it in the environment.",
                 stacklevel=2,
-            )
-
-    def _check_finite(self, rollout, steps):
-        """Raises if the first `steps` steps hold NaN or infinity, naming the earliest.
-
-        The observation that the next step would start from is one of them.
-        """
-        found = []
-        for name, array in (
-            ("reward", rollout.rewards[:steps]),
-            ("observation", spaces.without_mask(rollout.next_observations)[:steps]),
-            (
-                "first observation of an episode",
-                spaces.without_mask(rollout.observations)[: steps + 1],
-            ),
-        ):
-            if np.issubdtype(array.dtype, np.floating):
-                bad = np.argwhere(~np.isfinite(array))
-                found += [(*bad[0][:2], name, array[tuple(bad[0])], bad[0][2:])] if len(bad) else []
-        if found:
-            t, i, name, value, index = min(found, key=lambda entry: entry[0])
-            where = f", at index {tuple(map(int, index))}" if len(index) else ""
-            raise FloatingPointError(
-                f"The environment gave a {name} that is not finite: {value}{where}, from "
-                f"environment {i} at step {self._steps + t} since the start. Nothing was learnt "
-                "from this rollout."
             )
