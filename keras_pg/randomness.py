@@ -6,6 +6,8 @@ everywhere. The hash is "lowbias32", a bijection of 32-bit integers with the bia
 measured to be small (Wellons, hash-prospector, public domain).
 """
 
+import math
+
 import numpy as np
 import tensorflow as tf
 
@@ -34,6 +36,55 @@ def normal(seed, shape):
     """Standard normal float32 numbers, by the Box-Muller transform of uniform ones."""
     u, v = tf.unstack(uniform(seed, (*shape, 2)), axis=-1)
     return tf.sqrt(-2.0 * tf.math.log(u)) * tf.cos(2.0 * np.pi * v)
+
+
+def permutations(seed, count, n):
+    """Pseudo-random permutations of 0..n-1, int32 [count, n].
+
+    Each number is computed from its place alone, by a generalized Feistel network: written as two
+    digits, of which in turn one is shifted by a hash of the other. Sorting hashes is a hundred
+    times as slow under XLA. All permutations are not equally likely, but rows meet in minibatches
+    as often as they should, to some thousandths even where n is 12.
+
+    Args:
+        seed: integer [2].
+        count: how many.
+        n: of how many numbers.
+
+    Reference: Black and Rogaway, 2002, "Ciphers with arbitrary finite domains", section 5.
+
+    >>> sorted(permutations([0, 1], 1, 5)[0].numpy().tolist())
+    [0, 1, 2, 3, 4]
+    """
+    high, low = (tf.constant(base, tf.uint32) for base in _two_digits(n))
+    keys = tf.cast(bits(seed, (8, count, 1)), tf.uint32)
+
+    def shuffle(x):
+        left, right = x // low, x % low
+        for i, key in enumerate(tf.unstack(keys)):
+            if i % 2 == 0:
+                left = (left + _hash(right ^ key) % high) % high
+            else:
+                right = (right + _hash(left ^ key) % low) % low
+        return left * low + right
+
+    # Two digits reach a little beyond n: a number that lands there is shuffled once more.
+    bound = tf.constant(n, tf.uint32)
+    (numbers,) = tf.while_loop(
+        lambda x: tf.reduce_any(x >= bound),
+        lambda x: (tf.where(x >= bound, shuffle(x), x),),
+        (shuffle(tf.cast(tf.tile(tf.range(n)[None], (count, 1)), tf.uint32)),),
+    )
+    return tf.cast(numbers, tf.int32)
+
+
+def _two_digits(n):
+    """Two bases of about √n whose product is at least n, and as little above it as can be."""
+    root = math.isqrt(n - 1) + 1
+    bases = [(a, -(-n // a)) for a in range(root, 2 * root + 1)]
+    # With a single digit there would be no shuffling but a shift.
+    usable = [(a, b) for a, b in bases if b > 1] or bases
+    return min(usable, key=lambda bases: bases[0] * bases[1])
 
 
 def _keys(seed, shape):

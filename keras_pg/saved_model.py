@@ -28,6 +28,9 @@ Where observations come with a mask of legal actions, `action_mask` is an input 
 beside `observation`, and one more signature goes without:
 
     unmasked:        observation → what `serving_default` gives if every action is legal
+
+A SavedModel raises unless there is a mask for each observation, and a legal action in each. LiteRT
+and ONNX cannot: a mask without a legal action gets the first action and uniform probabilities.
 """
 
 import contextlib

@@ -72,12 +72,20 @@ def check_mask(observation_space, action_space):
     whole = isinstance(mask, gymnasium.spaces.MultiBinary | gymnasium.spaces.Box) and (
         np.issubdtype(mask.dtype, np.integer) or mask.dtype == bool
     )
+    if isinstance(mask, gymnasium.spaces.Box):
+        # Of other numbers a cast, as in the graph, could make a 0: of 2**32 as an int32.
+        whole = whole and np.all(mask.low >= 0) and np.all(mask.high <= 1)
     if not whole or mask.shape != (sum(sizes),):
         raise ValueError(
-            f"A mask of {action_space} has an entry for each of {sum(sizes)} choices, those of a "
-            f"MultiDiscrete space one component after the other: expected "
+            f"A mask of {action_space} has an entry, 0 or 1, for each of {sum(sizes)} choices, "
+            "those of a MultiDiscrete space one component after the other: expected "
             f"MultiBinary({sum(sizes)}), received {mask}."
         )
+
+
+def neither_0_nor_1(mask):
+    """Which entries of an array can be none of a mask, bool, NaN among them."""
+    return (mask != 0) & (mask != 1)
 
 
 def have_legal_action(mask, action_space):
@@ -99,18 +107,12 @@ def as_batch(observations, space, action_space, single=True):
         (observations, whether it was one without a leading axis).
 
     Raises:
-        ValueError: the shape fits neither form, or a mask leaves no legal action.
+        ValueError: the shape fits neither form; a mask has an entry that is neither 0 nor 1, or
+            leaves no legal action.
     """
     if not is_masked(space):
-        array = np.asarray(observations).astype(space.dtype, copy=False)
-        if single and array.shape == space.shape:
-            return array[None], True
-        if array.ndim != len(space.shape) + 1 or array.shape[1:] != space.shape:
-            shape = ", ".join(["batch", *map(str, space.shape)])
-            raise ValueError(
-                f"Expected observations of shape ({shape}) for {space}, received {array.shape}."
-            )
-        return array, False
+        array, alone = _with_leading_axis(observations, space, single)
+        return array.astype(space.dtype, copy=False), alone
     if not isinstance(observations, dict) or set(observations) != set(space):
         received = list(observations) if isinstance(observations, dict) else "no dictionary"
         raise ValueError(
@@ -118,13 +120,35 @@ def as_batch(observations, space, action_space, single=True):
             f"legal choice, received {received}."
         )
     observed, alone = as_batch(observations["observation"], space["observation"], None, single)
-    mask, _ = as_batch(observations["action_mask"], space["action_mask"], None, alone)
+    mask, _ = _with_leading_axis(observations["action_mask"], space["action_mask"], alone)
     if len(mask) != len(observed):
         raise ValueError(f"{len(observed)} observations, but {len(mask)} action masks.")
+    # Before the cast, which would make a 0 of 0.9 and, as an int8, of 256.
+    wrong = neither_0_nor_1(mask)
+    if wrong.any():
+        row, choice = np.argwhere(wrong)[0]
+        raise ValueError(
+            f"The action mask of row {row} has the value {mask[row, choice]}, which is neither 0 "
+            "nor 1."
+        )
+    mask = mask.astype(space["action_mask"].dtype, copy=False)
     legal = have_legal_action(mask, action_space)
     if not legal.all():
         raise ValueError(f"The action mask of row {np.argmin(legal)} leaves no legal action.")
     return {"observation": observed, "action_mask": mask}, alone
+
+
+def _with_leading_axis(values, space, single):
+    """(values as an array with a leading axis, of their own dtype; whether they had none)."""
+    array = np.asarray(values)
+    if single and array.shape == space.shape:
+        return array[None], True
+    if array.ndim != len(space.shape) + 1 or array.shape[1:] != space.shape:
+        shape = ", ".join(["batch", *map(str, space.shape)])
+        raise ValueError(
+            f"Expected observations of shape ({shape}) for {space}, received {array.shape}."
+        )
+    return array, False
 
 
 def check_action_space(space):

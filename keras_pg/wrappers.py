@@ -16,10 +16,12 @@ class ActionMask(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
         env: an environment with Discrete actions, or MultiDiscrete ones of rank 1, whose mask has
             the choices of one component after the other.
         legal_actions: a function from the unwrapped environment to the mask, called after each
-            reset and step; None takes `info["action_mask"]`, as Gymnasium's Taxi gives it.
+            reset and step; None takes `info["action_mask"]`, as Gymnasium's Taxi gives it. Where
+            an episode terminates it may be missing: nothing is legal then.
 
     Raises:
-        ValueError: the actions are of another kind, or there is no mask of the right length.
+        ValueError: the actions are of another kind, or there is no mask of the right length, of 0
+            and 1 or of booleans.
 
     Example:
     >>> import gymnasium
@@ -40,6 +42,7 @@ class ActionMask(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
         )
         spaces.check_observation_space(self.observation_space)
         spaces.check_mask(self.observation_space, env.action_space)
+        spaces.check_action_space(env.action_space)
 
     def reset(self, *, seed=None, options=None):
         observation, info = self.env.reset(seed=seed, options=options)
@@ -47,22 +50,27 @@ class ActionMask(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
 
     def step(self, action):
         observation, reward, terminated, truncated, info = self.env.step(action)
-        return self._masked(observation, info), reward, terminated, truncated, info
+        masked = self._masked(observation, info, terminated)
+        return masked, reward, terminated, truncated, info
 
-    def _masked(self, observation, info):
+    def _masked(self, observation, info, terminated=False):
+        shape = self.observation_space["action_mask"].shape
         if self.legal_actions is not None:
             mask = self.legal_actions(self.env.unwrapped)
         elif "action_mask" in info:
             mask = info["action_mask"]
+        elif terminated:
+            mask = np.zeros(shape, np.int8)  # Nobody acts in it or asks for its value.
         else:
             raise ValueError(
                 f"{self.env} gives no info['action_mask'], only {list(info)}: pass legal_actions, "
                 "a function from the environment to the mask."
             )
-        mask = (np.asarray(mask) != 0).astype(np.int8)
-        if mask.shape != self.observation_space["action_mask"].shape:
+        mask = np.asarray(mask)
+        if mask.shape != shape:
             raise ValueError(
-                f"A mask of {self.env.action_space} has the shape "
-                f"{self.observation_space['action_mask'].shape}, received {mask.shape}."
+                f"A mask of {self.env.action_space} has the shape {shape}, received {mask.shape}."
             )
-        return {"observation": observation, "action_mask": mask}
+        if spaces.neither_0_nor_1(mask).any():
+            raise ValueError(f"A mask has 0 or 1 for each choice, received {mask.tolist()}.")
+        return {"observation": observation, "action_mask": mask.astype(np.int8)}

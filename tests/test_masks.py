@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import keras_pg
 from environments import perturbed_agent
+from keras_pg import replay
 from keras_pg.rollouts.acting import CompiledEngine, LiteRTEngine
 from keras_pg.rollouts.vector_env import SerialVectorEnv, VectorEnvCollector
 from keras_pg.wrappers import ActionMask
@@ -311,6 +312,22 @@ BAD = {
         {"observation": np.zeros((2, 3)), "action_mask": [[1, 0, 0, 0], [0, 0, 0, 0]]},
         "row 1 leaves no legal action",
     ),
+    "a fraction": (
+        {"observation": np.zeros((1, 3)), "action_mask": [[0.9, 0, 0, 1]]},
+        "row 0 has the value 0.9, which is neither 0 nor 1",
+    ),
+    "not a number": (
+        {"observation": np.zeros((2, 3)), "action_mask": [[1, 0, 0, 0], [0, np.nan, 0, 1]]},
+        "row 1 has the value nan",
+    ),
+    "beyond int8": (
+        {"observation": np.zeros((2, 3)), "action_mask": [[1, 0, 0, 1], [1, 0, 0, 256]]},
+        "row 1 has the value 256",
+    ),
+    "beyond int32": (
+        {"observation": np.zeros((1, 3)), "action_mask": [[0, 0, 0, 2**32]]},
+        "row 0 has the value 4294967296",
+    ),
 }
 
 
@@ -323,11 +340,23 @@ def test_bad_masks_are_refused(name):
             method(observations)
 
 
+@pytest.mark.parametrize("of_type", [bool, np.float32, np.int64, np.uint8, list])
+def test_a_mask_of_zeros_and_ones_is_taken_in_any_type(of_type):
+    agent, observations = agent_of("discrete"), observations_of("discrete", 50)
+    mask = observations["action_mask"]
+    given = mask.tolist() if of_type is list else mask.astype(of_type)
+    actions = agent.act({"observation": observations["observation"], "action_mask": given})
+    np.testing.assert_array_equal(actions, agent.act(observations))
+
+
 @pytest.mark.parametrize(
     "mask, action_space, message",
     [
         (MultiBinary(3), Discrete(4), r"expected MultiBinary\(4\)"),
         (Box(0.0, 1.0, (4,)), Discrete(4), r"expected MultiBinary\(4\)"),
+        (Box(0, 2**40, (4,), np.int64), Discrete(4), r"an entry, 0 or 1, .*MultiBinary\(4\)"),
+        (Box(-1, 1, (4,), np.int16), Discrete(4), r"an entry, 0 or 1, .*MultiBinary\(4\)"),
+        (Box(0, 255, (4,), np.uint8), Discrete(4), r"an entry, 0 or 1, .*MultiBinary\(4\)"),
         (MultiBinary(4), MultiDiscrete([2, 3]), "one component after the other"),
         (MultiBinary(2), Box(-1.0, 1.0, (2,)), "cannot be masked"),
         (MultiBinary(2), MultiBinary(2), "cannot be masked"),
@@ -366,6 +395,32 @@ def test_a_served_policy_takes_no_illegal_action_for_10_000_masks(kind, tmp_path
         for signature, seed in (("serving_default", {}), ("sample", {"seed": seeds[:4]})):
             with pytest.raises(tf.errors.InvalidArgumentError, match="action mask"):
                 signatures[signature](observation=few["observation"], action_mask=mask, **seed)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64])
+def test_a_mask_may_be_a_box_from_0_to_1(dtype, tmp_path):
+    space = Dict(observation=OBSERVATIONS, action_mask=Box(0, 1, (4,), dtype))
+    agent = perturbed_agent(space, ACTIONS["discrete"])
+    observations = observations_of("discrete", 50)
+    observations["action_mask"] = observations["action_mask"].astype(dtype)
+    signatures = tf.saved_model.load(str(agent.export(tmp_path))).signatures
+    served = signatures["serving_default"](**observations)["action"]
+    assert legal("discrete", observations["action_mask"], served.numpy()).all()
+    np.testing.assert_array_equal(served, agent.act(observations))
+
+
+@pytest.mark.parametrize("kind", ACTIONS)
+@pytest.mark.parametrize("format", ["litert", "onnx"])
+def test_litert_and_onnx_answer_where_nothing_is_legal_with_the_first_action(
+    format, kind, tmp_path
+):
+    run = replay.runner(agent_of(kind).export(tmp_path, format=format))
+    observations = observations_of(kind, 5)
+    answers = run(observations | {"action_mask": np.zeros_like(observations["action_mask"])})
+    first = getattr(ACTIONS[kind], "start", 0) + np.zeros(ACTIONS[kind].shape)
+    assert (answers["action"] == first).all()
+    uniform = np.concatenate([np.full(n, 1 / n) for n in SIZES[kind]])
+    np.testing.assert_allclose(answers["probabilities"], np.tile(uniform, (5, 1)), rtol=1e-6)
 
 
 # ------------------------------------------------------------------------------------ the wrapper
@@ -413,3 +468,54 @@ def test_masks_that_are_not_there_or_do_not_fit_are_errors():
         env.reset()
     with pytest.raises(ValueError, match="cannot be masked"):
         ActionMask(gymnasium.make("Pendulum-v1"))
+    env = gymnasium.make("CartPole-v1", disable_env_checker=True)
+    env.action_space = MultiDiscrete([[2, 2], [2, 2]])
+    with pytest.raises(ValueError, match=r"(?s)space: MultiDiscrete.*Supported are .*rank 1"):
+        ActionMask(env, legal_actions=lambda env: np.ones(8))
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.5, 2, -1])
+def test_what_a_mask_has_beside_0_and_1_is_an_error(value):
+    env = ActionMask(gymnasium.make("CartPole-v1"), legal_actions=lambda env: [1, value])
+    with pytest.raises(ValueError, match=f"0 or 1 for each choice, received .*{value}"):
+        env.reset()
+
+
+class Countdown(gymnasium.Env):
+    """Ends after 3 steps, by itself or cut off; what it says then has no mask."""
+
+    observation_space, action_space = OBSERVATIONS, Discrete(3)
+
+    def __init__(self, terminates):
+        self.terminates = terminates
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(3, np.float32), {"action_mask": np.array([1, 0, 1])}
+
+    def step(self, action):
+        self.t += 1
+        over = self.t == 3
+        info = {} if over else {"action_mask": np.array([True, False, True])}
+        terminated, truncated = over and self.terminates, over and not self.terminates
+        return np.zeros(3, np.float32), 1.0, terminated, truncated, info
+
+
+def test_a_terminal_state_needs_no_mask():
+    env = ActionMask(Countdown(terminates=True))
+    env.reset()
+    found = [env.step(0)[0]["action_mask"].tolist() for _ in range(3)]
+    assert found == [[1, 0, 1], [1, 0, 1], [0, 0, 0]]
+    agent = keras_pg.PPO(num_minibatches=1, update_epochs=1, seed=0)
+    agent.compile(jit_compile=False)
+    sizes = {"num_envs": 2, "num_steps": 8, "epochs": 1, "steps_per_epoch": 1, "verbose": 0}
+    history = agent.fit(lambda: ActionMask(Countdown(terminates=True)), **sizes).history
+    assert np.isfinite(history["loss"]).all()
+
+    # Values are still asked for where an episode is only cut off.
+    env = ActionMask(Countdown(terminates=False))
+    env.reset()
+    with pytest.raises(ValueError, match=r"no info\['action_mask'\]"):
+        for _ in range(3):
+            env.step(0)

@@ -54,3 +54,36 @@ def test_the_extremes_of_the_hash_are_inside_the_interval():
     for integer in (0, 2**32 - 1):
         u = np.float32((np.float32(integer // 512) + np.float32(0.5)) / 2**23)
         assert 0 < u < 1
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 7, 12, 64, 100, 1000, 4096])
+def test_permutations_hold_every_number_once(n):
+    rows = randomness.permutations(tf.constant([3, 4], tf.int64), 6, n).numpy()
+    np.testing.assert_array_equal(np.sort(rows), np.tile(np.arange(n), (6, 1)))
+    if n > 50:
+        # Neither the identity nor a shift of it, and each another.
+        assert (
+            np.abs(np.corrcoef([np.arange(n), *rows])[np.triu_indices(7, 1)]) < 6 / n**0.5
+        ).all()
+
+
+def test_permutations_are_functions_of_the_seed_and_the_same_under_xla():
+    seed = tf.constant([3, 4], tf.int64)
+    rows = randomness.permutations(seed, 4, 90)
+    compiled = tf.function(randomness.permutations, jit_compile=True)(seed, 4, 90)
+    np.testing.assert_array_equal(rows, compiled)
+    assert (rows[0] != rows[1]).numpy().any()
+    assert (rows != randomness.permutations(tf.constant([3, 5], tf.int64), 4, 90)).numpy().any()
+
+
+@pytest.mark.parametrize("n", [12, 16, 40])
+def test_every_place_and_every_company_is_as_likely_as_any_other(n):
+    count, parts = 40_000, 4
+    rows = randomness.permutations(tf.constant([3, 4], tf.int64), count, n).numpy()
+    places = np.stack([(rows == value).mean(axis=0) for value in range(n)])
+    np.testing.assert_allclose(places, 1 / n, atol=5 * (1 / n / count) ** 0.5)
+    minibatch = np.argsort(rows, axis=1) // (n // parts)
+    together = np.mean(minibatch[:, :, None] == minibatch[:, None], axis=0)
+    likely = (n // parts - 1) / (n - 1)
+    off_diagonal = together[np.triu_indices(n, 1)]
+    np.testing.assert_allclose(off_diagonal, likely, atol=5 * (likely / count) ** 0.5)

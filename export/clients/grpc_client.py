@@ -39,11 +39,17 @@ class GrpcPolicy:
 
         Of a policy with action masks they are {"observation": ..., "action_mask": ...}.
         """
+        inputs = _named(observations)
+        if missing := sorted(inputs.keys() - self._dtypes.keys()):
+            raise ValueError(
+                f"There is no dtype for {missing}. A policy with action masks needs one for each "
+                'input, such as dtype={"observation": "float32", "action_mask": "int8"}.'
+            )
         request = predict_pb2.PredictRequest()
         request.model_spec.name = self._name
         if self._label is not None:
             request.model_spec.version_label = self._label
-        for name, array in _named(observations).items():
+        for name, array in inputs.items():
             request.inputs[name].CopyFrom(tf.make_tensor_proto(array, self._dtypes[name]))
         response = self._stub.Predict(request, timeout=10)
         self.version = response.model_spec.version.value

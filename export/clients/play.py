@@ -34,6 +34,13 @@ def _batch(observation):
     return np.asarray(observation)[None]
 
 
+def dtype_of(space):
+    """Of the space's observations; with an action mask it is a dictionary of such."""
+    if isinstance(space, gymnasium.spaces.Dict):
+        return {name: part.dtype.name for name, part in space.items()}
+    return space.dtype.name
+
+
 def connect(address, name, label=None, dtype="float32"):
     """The policy over REST if the address is a URL, and over gRPC if not."""
     if address.startswith("http"):
@@ -56,7 +63,7 @@ def main(arguments=None):
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     env = gymnasium.make(options.env)
-    dtype = env.observation_space.dtype.name
+    dtype = dtype_of(env.observation_space)
     policy = connect(options.address, options.name, options.label, dtype)
     returns = play(policy, env, options.episodes, options.seed)
     print(f"{options.env}: {np.round(returns, 2).tolist()}, mean {np.mean(returns):.2f}")

@@ -8,7 +8,8 @@ import tensorflow as tf
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from keras_pg.envs.native_env import seeds_of_call, step_and_reset
+from keras_pg.envs.native_env import check_native_env, seeds_of_call, step_and_reset
+from keras_pg.hyperparameters import check_count
 
 
 def _compiled(function, *specs):
@@ -40,6 +41,26 @@ def _action_specs(env, num_envs):
     return tf.TensorSpec((num_envs, *env.action_space.shape), env.action_space.dtype)
 
 
+def _arrays(tensors):
+    return tf.nest.map_structure(lambda x: x.numpy(), tensors)
+
+
+def _one(observations, i, space):
+    """Observation `i` of a batch of arrays."""
+    if isinstance(observations, dict):
+        return {name: _one(array, i, space[name]) for name, array in observations.items()}
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return space.dtype.type(observations[i])
+    return observations[i]
+
+
+def _check_actions(actions, space):
+    actions = np.asarray(actions)
+    if actions.shape != space.shape:
+        raise ValueError(f"Expected actions of shape {space.shape}, received {actions.shape}.")
+    return tf.constant(actions.astype(space.dtype, copy=False))
+
+
 class NativeVectorEnv(gymnasium.vector.VectorEnv):
     """N copies of a native environment as a `gymnasium.vector.VectorEnv`.
 
@@ -54,12 +75,14 @@ class NativeVectorEnv(gymnasium.vector.VectorEnv):
     metadata: ClassVar = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}
 
     def __init__(self, env, num_envs):
+        check_native_env(env, check_count("num_envs", num_envs))
         self.num_envs, self.render_mode = num_envs, None
         self.single_observation_space = env.observation_space
         self.single_action_space = env.action_space
         self.observation_space = batch_space(env.observation_space, num_envs)
         self.action_space = batch_space(env.action_space, num_envs)
         self._reset = _compiled_reset(env, num_envs)
+        self._state = None
 
         def step(state, timesteps, actions, seeds, n):
             seeds = seeds_of_call(seeds, n)
@@ -76,30 +99,35 @@ class NativeVectorEnv(gymnasium.vector.VectorEnv):
 
     def reset(self, *, seed=None, options=None):
         """Starts all episodes anew; copy i from `seed + i`, or from the i-th of a list of seeds."""
-        super().reset(seed=seed if isinstance(seed, int) else None)
+        single = isinstance(seed, int | np.integer)
+        super().reset(seed=int(seed) if single else None)
         if seed is None:
             seed = self.np_random.integers(2**31, size=self.num_envs)
-        elif isinstance(seed, int):
+        elif single:
             seed = np.arange(seed, seed + self.num_envs)
+        elif len(seed) != self.num_envs:
+            raise ValueError(f"{len(seed)} seeds for {self.num_envs} copies.")
         self._seeds = tf.constant(seed, tf.int64)
         self._calls = tf.constant(0, tf.int64)
         self._timesteps = tf.zeros(self.num_envs, tf.int32)
         self._state, observations = self._reset(self._seeds, self._calls)
-        return observations.numpy(), {}
+        return _arrays(observations), {}
 
     def step(self, actions):
         """One step of each copy."""
+        if self._state is None:
+            raise gymnasium.error.ResetNeeded("Call `reset` before the first `step`.")
+        actions = _check_actions(actions, self.action_space)
         self._calls += 1
-        actions = tf.constant(np.asarray(actions, self.single_action_space.dtype))
         self._state, self._timesteps, step = self._step(
             self._state, self._timesteps, actions, self._seeds, self._calls
         )
-        observations, finals, rewards, terminated, truncated = (x.numpy() for x in step)
+        observations, finals, rewards, terminated, truncated = _arrays(step)
         ended, info = terminated | truncated, {}
         if ended.any():
             final = np.full(self.num_envs, None, object)
             for i in np.flatnonzero(ended):
-                final[i] = finals[i]
+                final[i] = _one(finals, i, self.single_observation_space)
             info = {"final_obs": final, "_final_obs": ended}
         return observations, rewards, terminated, truncated, info
 
@@ -114,8 +142,10 @@ class NativeSingleEnv(gymnasium.Env):
     metadata: ClassVar = {"render_modes": []}
 
     def __init__(self, env):
+        check_native_env(env, 1)
         self.observation_space, self.action_space = env.observation_space, env.action_space
         self._reset = _compiled_reset(env, 1)
+        self._state = None
 
         def step(state, actions, seeds, n):
             state, rewards, terminated = env.step(state, actions, seeds_of_call(seeds, n))
@@ -130,21 +160,18 @@ class NativeSingleEnv(gymnasium.Env):
         self._seeds = tf.constant(self.np_random.integers(2**31, size=1), tf.int64)
         self._calls = tf.constant(0, tf.int64)
         self._state, observations = self._reset(self._seeds, self._calls)
-        return self._one(observations), {}
+        return _one(_arrays(observations), 0, self.observation_space), {}
 
     def step(self, action):
+        if self._state is None:
+            raise gymnasium.error.ResetNeeded("Call `reset` before the first `step`.")
+        actions = _check_actions(action, self.action_space)[None]
         self._calls += 1
-        actions = tf.constant(np.asarray(action, self.action_space.dtype)[None])
         self._state, observations, rewards, terminated = self._step(
             self._state, actions, self._seeds, self._calls
         )
-        return self._one(observations), float(rewards[0]), bool(terminated[0]), False, {}
-
-    def _one(self, observations):
-        observation = observations.numpy()[0]
-        if isinstance(self.observation_space, gymnasium.spaces.Discrete):
-            return self.observation_space.dtype.type(observation)
-        return observation
+        observation = _one(_arrays(observations), 0, self.observation_space)
+        return observation, float(rewards[0]), bool(terminated[0]), False, {}
 
 
 def to_gymnasium(env, num_envs):

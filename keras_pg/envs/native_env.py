@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from keras_pg import spaces
+from keras_pg.hyperparameters import check_count
 
 
 class NativeEnv:
@@ -106,7 +107,8 @@ def check_native_env(env, num_envs):
 
     Raises:
         ValueError: what the environment returns has another shape or dtype than it should, or its
-            state another one after a step. Only shapes are looked at: no episode is played.
+            state another one after a step; or `max_episode_steps` is not at least 1. No episode is
+            played: only shapes are looked at.
     """
 
     def trace(function, *specs):
@@ -128,6 +130,8 @@ def check_native_env(env, num_envs):
                     f"{one.dtype.name}, expected {tuple(other.shape)} and {other.dtype.name}."
                 )
 
+    if env.max_episode_steps is not None:
+        check_count(f"{type(env).__name__}.max_episode_steps", env.max_episode_steps)
     n, seeds = num_envs, tf.TensorSpec((num_envs, 2), tf.int64)
     state = trace(env.reset, seeds)
     expect(

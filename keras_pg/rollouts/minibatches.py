@@ -28,7 +28,7 @@ class Minibatches:
         self.count = epochs * num_minibatches
         self._rows = None
         if num_minibatches > 1:
-            rows = tf.argsort(randomness.bits(seed, (epochs, batch_size)), axis=-1)
+            rows = randomness.permutations(seed, epochs, batch_size)
             self._rows = tf.reshape(rows, (self.count, batch_size // num_minibatches))
 
     def split(self, x):

@@ -184,6 +184,40 @@ def test_the_clients_play_a_policy_with_action_masks(protocol, tmp_path, monkeyp
     assert returns == play.play(agent.act, env, episodes=2)
 
 
+@pytest.mark.parametrize("protocol", ["REST", "gRPC"])
+def test_a_policy_with_action_masks_is_played_from_the_command_line(
+    protocol, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.syspath_prepend(ROOT / "export" / "clients")
+    import play
+
+    def masked_taxi():
+        return ActionMask(gymnasium.make("Taxi-v4", max_episode_steps=20))
+
+    spec = gymnasium.envs.registration.EnvSpec("MaskedTaxi-v0", masked_taxi)
+    monkeypatch.setitem(gymnasium.registry, "MaskedTaxi-v0", spec)
+    env = masked_taxi()
+    agent = perturbed_agent(env.observation_space, env.action_space)
+    agent.export(tmp_path / "taxi")
+    models = Models([Model("taxi", tmp_path / "taxi", latest())])
+    with Server(models, port=0, rest_api_port=0) as server:
+        address = f"127.0.0.1:{server.port}"
+        if protocol == "REST":
+            address = f"http://127.0.0.1:{server.rest_api_port}"
+        play.main(["MaskedTaxi-v0", address, "taxi", "--episodes", "2"])
+    returns = play.play(agent.act, env, episodes=2)
+    assert capsys.readouterr().out.startswith(f"MaskedTaxi-v0: {returns}, mean ")
+
+
+def test_the_grpc_client_says_which_dtypes_it_was_not_given(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "export" / "clients")
+    from grpc_client import GrpcPolicy
+
+    policy = GrpcPolicy("127.0.0.1:1", "taxi")
+    with pytest.raises(ValueError, match=r"no dtype for \['action_mask'\].* dtype="):
+        policy({"observation": [[0.0]], "action_mask": [[1]]})
+
+
 # ------------------------------------------------------------------------------ models_config
 
 

@@ -1,5 +1,6 @@
 """Requests that are too large, too many, too slow, or nothing that was agreed on."""
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -12,11 +13,14 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+import uvicorn
+import uvicorn.server
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow_serving.apis import predict_pb2
 
 from clients import predict_request, rest, stubs
+from keras_pg.serving.http_protocol import MAX_HEAD_BYTES, impatient_protocol
 from recorded_models import save_doubling
 from servers import ONE, PREDICT, eventually, serving
 
@@ -72,17 +76,42 @@ def test_deep_nesting_is_refused(small_server):
     assert status == 400 and "is not of expected type: float" in answer["error"]
 
 
+WHOLE = b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello"
+UNFINISHED = b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nx"
+
+
 @pytest.mark.parametrize(
-    "sent", [b"", b"POST /v1/mod", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nx"]
+    "sent", [b"", b"\r\n", b"POST /v1/mod", UNFINISHED, WHOLE + UNFINISHED, WHOLE + b"POST /v1"]
 )
 def test_a_client_that_sends_slowly_is_cut_off(small_server, sent):
     with socket.create_connection(("127.0.0.1", small_server.rest_api_port)) as connection:
         connection.sendall(sent)
         connection.settimeout(10)
         start = time.monotonic()
-        assert connection.recv(100) == b""
-        assert time.monotonic() - start < 5
+        answer = everything(connection)
+        assert time.monotonic() - start < 4
+    assert answer.count(b"HTTP/1.1 ") == sent.count(WHOLE)
     assert still_serves(small_server)
+
+
+def test_line_ends_between_requests_keep_no_connection(small_server):
+    with socket.create_connection(("127.0.0.1", small_server.rest_api_port)) as connection:
+        connection.sendall(WHOLE)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 400")
+        connection.sendall(b"\r\n")
+        connection.settimeout(10)
+        start = time.monotonic()
+        assert everything(connection) == b""
+        assert time.monotonic() - start < 4
+
+
+def everything(connection):
+    """What comes until the server closes the connection or resets it."""
+    received = b""
+    with contextlib.suppress(ConnectionError):
+        while chunk := connection.recv(2**16):
+            received += chunk
+    return received
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -102,6 +131,38 @@ def test_an_offer_of_another_protocol_is_ignored(small_server, chunked, step):
             response = http.client.HTTPResponse(connection)
             response.begin()
             assert json.loads(response.read()) == {"predictions": [[2.0, 4.0]]}
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nA: b\r\n\r\n"
+
+
+@pytest.mark.parametrize("step", [1, 7, 4096])
+@pytest.mark.parametrize("close", ["close, ", ""], ids=["close", "keep"])
+@pytest.mark.parametrize(
+    "before", [b"\r\n\r\n", WHOLE, CHUNKED, WHOLE + b"\r\n"], ids=["CRLF", "a", "chunked", "both"]
+)
+def test_an_offer_is_ignored_wherever_its_request_begins(small_server, before, close, step):
+    body = json.dumps(ONE).encode()
+    offer = "Upgrade: h2c\r\nConnection: {}Upgrade\r\nHTTP2-Settings: AAEAAEAA"
+    request = f"POST {PREDICT} HTTP/1.1\r\n{offer}\r\nContent-Length: {len(body)}\r\n\r\n"
+    requests = [request.format(end).encode() + body for end in ("", "", close)]
+    sent = before + b"".join(requests) + (b"" if close else WHOLE + UNFINISHED)
+    with socket.create_connection(("127.0.0.1", small_server.rest_api_port)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for start in range(0, len(sent), step):
+            connection.sendall(sent[start : start + step])
+        answers = everything(connection)
+    assert answers.count(b'{"predictions": [[2.0, 4.0]]}') == 3
+    assert answers.count(b"HTTP/1.1 ") == sent.count(b"POST") - sent.count(UNFINISHED)
+
+
+@pytest.mark.parametrize("sent", [b"\0garbage", b"CONNECT x:80 HTTP/1.1\r\n\r\n"])
+def test_what_is_no_request_is_answered_at_once(small_server, sent):
+    for before in (b"", b"\r\n"):
+        with socket.create_connection(("127.0.0.1", small_server.rest_api_port)) as connection:
+            connection.sendall(before + sent)
+            assert connection.recv(1000).startswith(b"HTTP/1.1 400")
+    assert still_serves(small_server)
 
 
 def test_slow_clients_do_not_keep_others_out_for_long(small_server):
@@ -211,6 +272,86 @@ def test_large_heads_are_cut_off(small_server):
             for i in range(10_000):
                 connection.sendall(b"X-%d: %s\r\n" % (i, b"x" * 1000))
     assert still_serves(small_server)
+
+
+def parsed(*chunks):
+    """(what the protocol wrote, processor seconds it took) when nothing answers requests."""
+
+    class Transport(asyncio.Transport):
+        written = b""
+        closing = False
+
+        def write(self, data):
+            self.written += data
+
+        def close(self):
+            self.closing = True
+
+        abort = close
+
+        def is_closing(self):
+            return self.closing
+
+        def pause_reading(self):
+            pass
+
+    async def application(scope, receive, send):
+        await asyncio.sleep(60)
+
+    async def run():
+        config = uvicorn.Config(application, ws="none", lifespan="off", log_config=None)
+        transport = Transport()
+        protocol = impatient_protocol(60)(config, uvicorn.server.ServerState(), {})
+        protocol.connection_made(transport)
+        start = time.thread_time()
+        for chunk in chunks:
+            if not transport.closing:
+                protocol.data_received(chunk)
+        return transport.written, time.thread_time() - start
+
+    return asyncio.run(run())
+
+
+LARGE = b"x" * MAX_HEAD_BYTES
+HEAD = b"GET / HTTP/1.1\r\nA: b\r\n"
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [HEAD + b"A: " + LARGE + b"\r\n\r\n"],
+        [HEAD + b"A: " + LARGE],
+        [HEAD, b"A: ", LARGE],
+        [HEAD + b"A:\r\n" * (MAX_HEAD_BYTES // 4) + b"\r\n"],
+        [b"GET /" + LARGE + b" HTTP/1.1\r\n\r\n"],
+        [HEAD + b"\r\n" + HEAD + b"A: " + LARGE + b"\r\n\r\n"],
+        [HEAD + b"Connection: Upgrade\r\nUpgrade: a\r\nA: " + LARGE + b"\r\n\r\n"],
+        [CHUNKED[:-2], b"A: ", LARGE],
+        [b"\r\n" * MAX_HEAD_BYTES],
+    ],
+    ids=["whole", "one", "two", "many", "path", "second", "offer", "trailer", "line ends"],
+)
+def test_a_large_head_is_refused_however_it_comes(chunks):
+    answer, _ = parsed(*chunks)
+    assert answer.startswith(b"HTTP/1.1 400") and answer.count(b"HTTP/1.1") == 1
+
+
+def test_large_bodies_are_no_heads():
+    length = b"Content-Length: %d\r\n\r\n" % (3 * len(LARGE))
+    post = b"POST / HTTP/1.1\r\n" + length
+    assert parsed(HEAD + b"\r\n" + post + LARGE, LARGE, LARGE + post, LARGE)[0] == b""
+
+
+@pytest.mark.parametrize("begin", [HEAD, b"GET /", HEAD + b"A: ", CHUNKED[:-2] + b"A: "])
+def test_a_head_that_comes_in_single_bytes_takes_little_time(begin):
+    _, seconds = parsed(begin, *[b"a"] * (MAX_HEAD_BYTES - len(begin)))
+    assert seconds < 3  # what grew with the square of the length took 16
+
+
+def test_many_offers_in_one_piece_take_little_time():
+    offer = b"GET / HTTP/1.1\r\nUpgrade: a\r\nConnection: Upgrade\r\n\r\n"
+    answer, seconds = parsed(*[offer * (2**18 // len(offer))] * 4)
+    assert answer == b"" and seconds < 3
 
 
 def test_a_version_of_many_digits_is_none(small_server):

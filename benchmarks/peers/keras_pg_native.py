@@ -1,0 +1,77 @@
+"""Runs keras_pg's PPO on its own CartPole and prints one JSON line of measurements.
+
+    python keras_pg_native.py --num-envs 4 --num-steps 128
+
+Training is `agent.fit`, with 20 executions of as many iterations as that makes. What the first
+takes longer than the others is counted as compiling.
+"""
+
+import time
+
+import keras
+import native_protocol
+
+import keras_pg
+
+EXECUTIONS = 20
+
+
+class Clock(keras.callbacks.Callback):
+    """When each execution ended."""
+
+    def __init__(self):
+        super().__init__()
+        self.ends = [time.perf_counter()]
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.ends.append(time.perf_counter())
+
+
+def main():
+    arguments = native_protocol.parse_arguments(__doc__)
+    iterations = arguments.total_timesteps // (arguments.num_envs * arguments.num_steps)
+    steps_per_execution = max(1, iterations // EXECUTIONS)
+    iterations = EXECUTIONS * steps_per_execution
+    agent = keras_pg.PPO(
+        gamma=0.99,
+        gae_lambda=0.95,
+        clip_ratio=0.2,
+        value_clip=0.2,
+        entropy_coef=0.01,
+        # keras_pg's value loss is a squared error, purejaxrl's half of one.
+        value_coef=0.25,
+        update_epochs=4,
+        num_minibatches=4,
+        normalize_observations=False,
+        seed=arguments.seed,
+    )
+    schedule = keras.optimizers.schedules.PolynomialDecay(2.5e-4, 16 * iterations, 0.0)
+    agent.compile(
+        keras.optimizers.Adam(schedule, epsilon=1e-5, global_clipnorm=0.5),
+        steps_per_execution=steps_per_execution,
+    )
+    clock = Clock()
+    history = agent.fit(
+        keras_pg.envs.CartPole(),
+        num_envs=arguments.num_envs,
+        num_steps=arguments.num_steps,
+        epochs=EXECUTIONS,
+        steps_per_epoch=steps_per_execution,
+        callbacks=[clock],
+        verbose=0,
+    ).history
+    first, last = clock.ends[1], clock.ends[-1]
+    execution = (last - first) / (EXECUTIONS - 1)
+    native_protocol.print_report(
+        "keras_pg",
+        ("keras_pg", "tensorflow", "keras", "numpy"),
+        arguments,
+        env_steps=int(agent.env_steps.numpy()),
+        compile_seconds=first - clock.ends[0] - execution,
+        run_seconds=execution * EXECUTIONS,
+        training_return=history["episode_return"][-1],
+    )
+
+
+if __name__ == "__main__":
+    main()
