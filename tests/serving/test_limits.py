@@ -97,7 +97,9 @@ def test_a_client_that_sends_slowly_is_cut_off(small_server, sent):
 def test_line_ends_between_requests_keep_no_connection(small_server):
     with socket.create_connection(("127.0.0.1", small_server.rest_api_port)) as connection:
         connection.sendall(WHOLE)
-        assert connection.recv(1000).startswith(b"HTTP/1.1 400")
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        response.read()
         connection.sendall(b"\r\n")
         connection.settimeout(10)
         start = time.monotonic()
@@ -148,6 +150,7 @@ def test_an_offer_is_ignored_wherever_its_request_begins(small_server, before, c
     requests = [request.format(end).encode() + body for end in ("", "", close)]
     sent = before + b"".join(requests) + (b"" if close else WHOLE + UNFINISHED)
     with socket.create_connection(("127.0.0.1", small_server.rest_api_port)) as connection:
+        connection.settimeout(10)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for start in range(0, len(sent), step):
             connection.sendall(sent[start : start + step])
