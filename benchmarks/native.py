@@ -27,13 +27,13 @@ RUNNERS = {
     "keras_pg": ("keras_pg", ["keras_pg_native.py"], {}, 1.0),
     "keras_pg, one thread": ("keras_pg", ["keras_pg_native.py"], ONE_THREAD, 1.0),
     "purejaxrl": ("JAX", ["purejaxrl_ppo.py", "purejaxrl"], {}, 1.0),
-    "gymnax-blines": ("JAX", ["gymnax_blines_ppo.py", "gymnax_blines"], {}, 0.2),
-    "SBX": ("SBX", ["stable_baselines3_native.py", "sbx"], {}, 0.1),
+    "gymnax-blines": ("JAX", ["gymnax_blines_ppo.py", "gymnax_blines"], {}, 0.05),
+    "SBX": ("SBX", ["stable_baselines3_native.py", "sbx"], {}, 0.05),
     "Stable-Baselines3": (
         "Stable-Baselines3",
         ["stable_baselines3_native.py", "stable_baselines3"],
         {},
-        0.1,
+        0.05,
     ),
 }
 SIZES = [(4, 128), (64, 128), (1024, 16)]
@@ -160,7 +160,7 @@ def main():
     parser.add_argument("--gymnax-blines", type=pathlib.Path)
     parser.add_argument("--scaling", action="store_true")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--total-timesteps", type=int, default=1_000_000)
+    parser.add_argument("--total-timesteps", type=int, default=800_000)
     parser.add_argument("--venvs", type=pathlib.Path, default=HERE / ".venvs")
     options = parser.parse_args()
     options.venvs.mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,8 @@ written to `results/`.
     python benchmarks/throughput.py --task halfcheetah
     python benchmarks/throughput.py --task solve          # until an evaluated return of 475
 
-keras_pg runs in two ways, on single environments stepped one after the other as the peers do, and
-on `gymnasium.make_vec`'s vectorised CartPole; ratios are of the first.
+keras_pg runs in three ways, on single environments stepped one after the other as the peers do, on
+`gymnasium.make_vec`'s vectorised CartPole, and on EnvPool's; ratios are of the first.
 TF-Agents runs in two ways: in its own training loop, and with its gradient steps in a loop of ours
 that XLA compiles (see `peers/tf_agents_ppo.py`).
 
@@ -40,6 +40,7 @@ REQUIREMENTS = {
 RUNNERS = {
     "keras_pg": ("keras_pg", "keras_pg_ppo.py"),
     "keras_pg, make_vec": ("keras_pg", "keras_pg_ppo.py", "--make-vec"),
+    "keras_pg, EnvPool": ("keras_pg", "keras_pg_ppo.py", "--envpool"),
     "Stable-Baselines3": ("Stable-Baselines3", "stable_baselines3_ppo.py", "--threads", "1"),
     "Stable-Baselines3, its threads": ("Stable-Baselines3", "stable_baselines3_ppo.py"),
     "TF-Agents": ("TF-Agents", "tf_agents_ppo.py", "--own-loop"),
@@ -72,7 +73,7 @@ def interpreter(library, directory):
         print(f"Making {path} ...", flush=True)
         venv.create(path, with_pip=True, clear=True)
         # keras_pg as it is in the source tree, then and later.
-        ours = ["-e", f"{HERE.parent}[box2d,mujoco]"]
+        ours = ["-e", f"{HERE.parent}[box2d,envpool,mujoco]"]
         what = ["-r", HERE / "peers" / requirements] if requirements else ours
         subprocess.run([python, "-m", "pip", "install", "--quiet", *what], check=True)
         (path / "complete").touch()

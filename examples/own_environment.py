@@ -29,8 +29,8 @@ class Docking(keras_pg.envs.NativeEnv):
         return tf.stack([position, velocity], axis=-1), reward, lost
 
 
-env = keras_pg.envs.to_gymnasium(Docking(), num_envs=256)
 agent = keras_pg.PPO(gamma=0.98, num_minibatches=8, update_epochs=4, seed=0)
-agent.compile("adam")
-agent.fit(env, num_steps=32, total_timesteps=500_000)
-print(agent.evaluate(env, episodes=256, verbose=0))
+# Collecting and learning are one compiled program, of which each call runs 5 iterations.
+agent.compile("adam", steps_per_execution=5)
+agent.fit(Docking(), num_envs=256, num_steps=32, total_timesteps=500_000)
+print(agent.evaluate(Docking(), num_envs=256, episodes=256, verbose=0))

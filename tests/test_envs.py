@@ -89,7 +89,7 @@ def test_no_two_of_many_first_states_are_alike():
 # ------------------------------------------------------------------------------- as Gymnasium's
 
 
-@pytest.mark.parametrize("name", OFFERED)
+@pytest.mark.parametrize("name", sorted(envs.NAMES))
 @pytest.mark.filterwarnings("ignore:.*(Box|symmetric|infinity|render|deprecat)")
 def test_gymnasiums_checker_passes(name):
     env = gymnasium.make(f"keras_pg/{name}")

@@ -4,7 +4,8 @@ Collecting is timed by wrapping the collector; updating is the rest of each of K
 Keras's own loop and the dataset between the two count as updating.
 
 With `--make-vec` the environment is what `gymnasium.make_vec` makes of the id: the vectorised
-implementation that Gymnasium has of CartPole-v1, not single environments one after the other.
+implementation that Gymnasium has of CartPole-v1, not single environments one after the other. With
+`--envpool` it is EnvPool's, which steps its copies in threads of its own.
 
 Example:
     python keras_pg_ppo.py --total-timesteps 100000 --seed 0
@@ -53,9 +54,11 @@ class Timing(keras.callbacks.Callback):
 
 
 def main():
-    make_vec = "--make-vec" in sys.argv
-    if make_vec:
-        sys.argv.remove("--make-vec")
+    maker = None
+    for flag in ("--make-vec", "--envpool"):
+        if flag in sys.argv:
+            sys.argv.remove(flag)
+            maker = flag
     arguments = protocol.parse_arguments(__doc__)
     if arguments.threads:
         tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
@@ -87,7 +90,15 @@ def main():
     solve = arguments.mode == "solve"
     steps_per_epoch = math.ceil(protocol.EVALUATION_INTERVAL / batch_size) if solve else iterations
     timing = Timing(protocol.Stopwatch())
-    env = gymnasium.make_vec(arguments.env, arguments.num_envs) if make_vec else arguments.env
+    env = arguments.env
+    if maker == "--make-vec":
+        env = gymnasium.make_vec(env, arguments.num_envs)
+    elif maker == "--envpool":
+        import envpool
+
+        env = envpool.make(
+            env, env_type="gymnasium", num_envs=arguments.num_envs, seed=arguments.seed
+        )
     agent.fit(
         env,
         num_envs=arguments.num_envs,

@@ -206,7 +206,8 @@ class Agent(PolicyModel):
                 then the actor's alone.
             run_eagerly: run `train_step` in Python, to debug it.
             jit_compile: compile `train_step` by XLA; default True unless `run_eagerly`.
-            steps_per_execution: must be 1 for Gymnasium environments.
+            steps_per_execution: iterations that one call of the compiled program runs; callbacks
+                see the last of them. Must be 1 for Gymnasium environments.
         """
         optimizer = self.default_optimizer() if optimizer is None else optimizer
         super().compile(
@@ -303,13 +304,15 @@ class Agent(PolicyModel):
         `num_envs` environments, then learn from it. One epoch is `steps_per_epoch` of them.
 
         Args:
-            env: an environment id, a `gymnasium.Env`, a factory, or a `gymnasium.vector.VectorEnv`.
-                It is made here and stepped in a thread of TensorFlow's, not in the main one.
+            env: an environment id, a `gymnasium.Env`, a factory, a `gymnasium.vector.VectorEnv`, or
+                a `keras_pg.envs.NativeEnv`. Gymnasium's are stepped in a thread of TensorFlow's,
+                not in the main one; of native ones collecting is part of the compiled train step.
             total_timesteps: environment steps to train for, rounded up to whole epochs. Unless
                 `steps_per_epoch` is given, 10 to 30 epochs, the number that rounds least. Agents
                 that play whole episodes stop after the iteration that reaches it; their epochs have
                 5 iterations by default, and the number of epochs shown is only a bound.
-            num_envs: copies of an id or factory to step side by side; default 8.
+            num_envs: copies of an id, factory or native environment to step side by side; default
+                8.
             num_steps: T, steps of each environment in a rollout.
             vectorization: "sync" or "async" (one process an environment).
             epochs, steps_per_epoch, initial_epoch, callbacks, verbose, validation_freq: as in
@@ -326,9 +329,11 @@ class Agent(PolicyModel):
         An exception from the environment is raised as it is, after that environment was closed; the
         agent keeps what it had learnt. (Of an environment in another process the exception comes
         without that process's traceback, which Gymnasium writes to the log.) Other errors leave
-        an environment object open. Environments start anew in each call of `fit`, from seeds that
-        follow from `seed` and the number of iterations done so far: their own state, and that of
-        their random generators, is what is not restored of a training run.
+        an environment object open. Gymnasium's environments start anew in each call of `fit`, from
+        seeds that follow from `seed` and the number of iterations done so far: their own state, and
+        that of their random generators, is what is not restored of a training run. Native ones go
+        on where the last `fit` left them, also in an agent that was saved and loaded, if they are
+        as many and of the same class: training N iterations twice is training 2 N, bit for bit.
         """
         if env is validation_env and isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv):
             raise ValueError(

@@ -8,7 +8,7 @@ import gymnasium
 import keras
 import tensorflow as tf
 
-from keras_pg import randomness, saved_model, spaces
+from keras_pg import envs, randomness, saved_model, spaces
 from keras_pg.hyperparameters import check_count
 from keras_pg.networks import Critic
 from keras_pg.rollouts import collector_for, make_vector_env
@@ -113,8 +113,9 @@ class PolicyModel(keras.Model):
             result = super().evaluate(
                 dataset, steps=1, verbose=verbose, callbacks=callbacks, return_dict=True
             )
+        name = type(env).__name__ if isinstance(env, envs.NativeEnv) else None
         conditions = {
-            "env": env if isinstance(env, str) else getattr(getattr(env, "spec", None), "id", None),
+            "env": env if isinstance(env, str) else getattr(getattr(env, "spec", None), "id", name),
             "episodes": int(episodes),
             "deterministic": bool(deterministic),
             "seed": int(seed),

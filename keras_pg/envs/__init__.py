@@ -14,6 +14,7 @@ from keras_pg.envs.classic_control import (
 )
 from keras_pg.envs.gymnasium_adapter import NativeSingleEnv, NativeVectorEnv, to_gymnasium
 from keras_pg.envs.native_env import NativeEnv
+from keras_pg.envs.small_tasks import ContextualBandit, Gridworld, TMaze
 
 NAMES = {
     "CartPole-v1": CartPole,
@@ -21,6 +22,9 @@ NAMES = {
     "Pendulum-v1": Pendulum,
     "MountainCar-v0": MountainCar,
     "MountainCarContinuous-v0": MountainCarContinuous,
+    "ContextualBandit-v0": ContextualBandit,
+    "Gridworld-v0": Gridworld,
+    "TMaze-v0": TMaze,
 }
 
 
@@ -64,11 +68,14 @@ for _name, _class in NAMES.items():
 __all__ = [
     "Acrobot",
     "CartPole",
+    "ContextualBandit",
+    "Gridworld",
     "MountainCar",
     "MountainCarContinuous",
     "NativeEnv",
     "NativeVectorEnv",
     "Pendulum",
+    "TMaze",
     "make",
     "to_gymnasium",
 ]

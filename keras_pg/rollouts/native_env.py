@@ -257,7 +257,7 @@ class NativeEnvCollector:
         """Whether the other one would collect the same: of the same environment, and as much."""
         ours, its = self.env.env, other.env.env
         return (
-            (ours is its or (type(ours) is type(its) and not vars(ours) and not vars(its)))
+            (ours is its or (type(ours) is type(its) and _equal(vars(ours), vars(its))))
             and self.signature == other.signature
             and (self.actor, self.gamma, self.whole_episodes)
             == (other.actor, other.gamma, other.whole_episodes)
@@ -309,3 +309,11 @@ def _not_finite(x):
     if not x.dtype.is_floating:
         return tf.zeros(x.shape[:2], tf.bool)
     return tf.reduce_any(~tf.math.is_finite(x), axis=range(2, len(x.shape)))
+
+
+def _equal(settings, others):
+    """Whether they are, as far as they can be compared: arrays cannot."""
+    try:
+        return bool(settings == others)
+    except ValueError:
+        return False
