@@ -381,3 +381,65 @@ def test_a_program_is_traced_once_and_again_for_other_constants():
     agent.gamma = 0.5
     fit(Countdown())
     assert traces == [0.99, 0.5]
+
+
+def test_what_keras_is_given_after_such_a_fit_is_what_it_trains_on():
+    agent = agent_of()
+    agent.fit(Countdown(), num_envs=2, num_steps=4, epochs=1, steps_per_epoch=1, verbose=0)
+    calls = int(agent._native_collector.env_state.calls)
+    _, gymnasiums = collectors(Countdown(), 3, 5)
+    gymnasiums.reset(0)
+    rollout = tf.nest.map_structure(tf.constant, gymnasiums.collect(np.random.default_rng(0)))
+    data = tf.data.Dataset.from_tensors(rollout)
+    keras.Model.fit(agent, data, epochs=1, verbose=0)
+    assert int(agent.env_steps) == 8 + 15
+    assert int(agent._native_collector.env_state.calls) == calls
+
+
+def test_settings_of_an_environment_that_change_are_traced_again():
+    agent, env = agent_of(), Countdown()
+
+    def longest():
+        agent.fit(env, num_envs=4, num_steps=16, epochs=1, steps_per_epoch=1, verbose=0)
+        agent.evaluate(env, episodes=8, verbose=0)
+        collectors = agent._native_collector, agent._evaluating_collector
+        return [int(c.collect().timesteps.max()) + 1 for c in collectors]
+
+    assert longest() == [4, 4]
+    first = agent._native_collector
+    env.max_episode_steps = 2
+    assert longest() == [2, 2]
+    assert agent._native_collector is not first
+    second = agent._native_collector
+    assert longest() == [2, 2] and agent._native_collector is second
+
+
+def test_what_backup_and_restore_brings_back_includes_the_environments(tmp_path):
+    class Crash(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    def fit(agent, *callbacks):
+        agent.fit(
+            envs.CartPole(),
+            num_envs=3,
+            num_steps=16,
+            epochs=4,
+            steps_per_epoch=2,
+            callbacks=list(callbacks),
+            verbose=0,
+        )
+
+    def backup():
+        return keras.callbacks.BackupAndRestore(tmp_path / "backup")
+
+    whole, broken, resumed = agent_of(), agent_of(), agent_of()
+    fit(whole)
+    with pytest.raises(KeyboardInterrupt):
+        fit(broken, backup(), Crash())
+    fit(resumed, backup())
+    for ours, theirs in zip(weights_of(resumed), weights_of(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    ours, theirs = (a._native_collector.save() for a in (resumed, whole))
+    assert all((ours[name] == theirs[name]).all() for name in ours)

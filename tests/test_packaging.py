@@ -33,6 +33,7 @@ LAYERS = [
     {"agents.a2c", "agents.npg", "agents.ppo"},
     {"agents.reference"},
     {"agents.agent"},
+    {"agents.native_training"},
     {"agents.policy_model"},
     {"saved_model", "callbacks", "diagnostics", "wrappers"},
     {"rollouts.__init__", "rollouts.evaluation", "rollouts.dataset", "rollouts.minibatches"},

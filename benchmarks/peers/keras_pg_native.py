@@ -2,8 +2,8 @@
 
     python keras_pg_native.py --num-envs 4 --num-steps 128
 
-Training is `agent.fit`, with 20 executions of as many iterations as that makes. What the first
-takes longer than the others is counted as compiling.
+Training is `agent.fit`, with some 20 executions of several iterations. What the first takes longer
+than the others is counted as compiling.
 """
 
 import time
@@ -30,8 +30,9 @@ class Clock(keras.callbacks.Callback):
 def main():
     arguments = native_protocol.parse_arguments(__doc__)
     iterations = arguments.total_timesteps // (arguments.num_envs * arguments.num_steps)
-    steps_per_execution = max(1, iterations // EXECUTIONS)
-    iterations = EXECUTIONS * steps_per_execution
+    steps_per_execution = max(1, round(iterations / EXECUTIONS))
+    executions = iterations // steps_per_execution
+    iterations = executions * steps_per_execution
     agent = keras_pg.PPO(
         gamma=0.99,
         gae_lambda=0.95,
@@ -55,20 +56,20 @@ def main():
         keras_pg.envs.CartPole(),
         num_envs=arguments.num_envs,
         num_steps=arguments.num_steps,
-        epochs=EXECUTIONS,
+        epochs=executions,
         steps_per_epoch=steps_per_execution,
         callbacks=[clock],
         verbose=0,
     ).history
     first, last = clock.ends[1], clock.ends[-1]
-    execution = (last - first) / (EXECUTIONS - 1)
+    execution = (last - first) / (executions - 1)
     native_protocol.print_report(
         "keras_pg",
         ("keras_pg", "tensorflow", "keras", "numpy"),
         arguments,
         env_steps=int(agent.env_steps.numpy()),
         compile_seconds=first - clock.ends[0] - execution,
-        run_seconds=execution * EXECUTIONS,
+        run_seconds=execution * executions,
         training_return=history["episode_return"][-1],
     )
 

@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_pg import advantages, losses, spaces
-from keras_pg.agents.policy_model import Means, PolicyModel, closing
+from keras_pg.agents.native_training import NativeTraining, environment_seed
+from keras_pg.agents.policy_model import Means, closing
 from keras_pg.callbacks import RaiseOnNonFinite, StopAfterTimesteps
 from keras_pg.hyperparameters import (
     Hyperparameter,
@@ -24,10 +25,8 @@ from keras_pg.rollouts import make_vector_env
 from keras_pg.rollouts.dataset import OnDemandDataset, RolloutsInGraph
 from keras_pg.rollouts.minibatches import flatten_time
 
-_ENV_STATE = "native_env_"
 
-
-class Agent(PolicyModel):
+class Agent(NativeTraining):
     """Base class of the agents: `fit`, `evaluate`, `predict`, `act`, `save` and `export`.
 
     A subclass is an algorithm. Its `train_step(rollout)` turns one `Rollout` into one policy
@@ -101,9 +100,6 @@ class Agent(PolicyModel):
         self._given_networks = lambda: (actor, critic)
         self.critic_optimizer = None
         self._traced_with = None
-        # Of the native environments that this agent was last fitted to: their collector, or where
-        # they were when the agent was saved.
-        self._native_collector = self._saved_env_state = None
         self.reward_scaling = RewardScaling() if normalize_rewards else None
         self.iteration = self._counter("iteration")
         self.env_steps = self._counter("env_steps")
@@ -221,6 +217,7 @@ class Agent(PolicyModel):
         self.critic_optimizer = (
             None if critic_optimizer is None else keras.optimizers.get(critic_optimizer)
         )
+        self._native_program = None
         if self.actor is not None:
             self._build_optimizers()
 
@@ -377,6 +374,7 @@ class Agent(PolicyModel):
             if collector.in_graph:
                 rollouts = RolloutsInGraph()
                 collector = self._native_collector = self._going_on(collector)
+                cleanup.enter_context(self._fitting_natively())
             else:
                 if self.steps_per_execution > 1:
                     raise ValueError(
@@ -390,7 +388,7 @@ class Agent(PolicyModel):
             traced_with = collector.signature, self._constants(), collector.in_graph and collector
             if traced_with != self._traced_with:
                 # Keras would relax the shapes to cover both; a train step needs to know its own.
-                self.train_function = None
+                self.train_function = self._native_program = None
                 self._traced_with = traced_with
             cleanup.enter_context(rollouts.surfacing_errors())
             validation = {}
@@ -441,77 +439,12 @@ class Agent(PolicyModel):
                 # Here and not earlier: a callback may have restored weights since `fit` began.
                 iteration = int(self.iteration.numpy())
             if first or self.whole_episodes:
-                collector.reset(_environment_seed(self.seed, iteration), self.group_size)
+                collector.reset(environment_seed(self.seed, iteration), self.group_size)
             rng = np.random.default_rng([self.seed, iteration])
             iteration += 1
             return collector.collect(rng)
 
         return collect
-
-    def _going_on(self, collector):
-        """The collector of native environments to train with: they are where they were left."""
-        last, saved = self._native_collector, self._saved_env_state
-        if last is not None and last.is_like(collector):
-            return last
-        if last is not None:
-            saved = last.save()
-        if saved is None or not collector.restore(saved):
-            collector.reset(
-                _environment_seed(self.seed, int(self.iteration.numpy())), self.group_size
-            )
-        return collector
-
-    def make_train_function(self, force=False):
-        """Keras's; of native environments, collecting is part of the program that learns."""
-        collector = self._traced_with[2]
-        if not collector:
-            return super().make_train_function(force)
-        if self.train_function is not None and not force:
-            return None
-
-        def iteration():
-            # The complement of the seed of the shuffling, and of that alone.
-            seed = tf.stack([tf.constant(~self.seed, tf.int64), self.iteration.value])
-            rollout, fault = collector.next_rollout(seed)
-            return tf.cond(fault[0] < 0, lambda: self.train_step(rollout), self.logs), fault
-
-        def execution():
-            if self.steps_per_execution == 1:
-                return iteration()
-            _, logs, fault = tf.while_loop(
-                lambda i, logs, fault: (i < self.steps_per_execution) & (fault[0] < 0),
-                lambda i, logs, fault: (i + 1, *iteration()),
-                (tf.constant(0), self.logs(), tf.fill([3], -1)),
-            )
-            return logs, fault
-
-        if not self.run_eagerly:
-            execution = tf.function(execution, jit_compile=self.jit_compile, autograph=False)
-
-        def train_function(iterator):
-            logs, fault = execution()
-            collector.check(fault.numpy())
-            return logs
-
-        self.train_function = train_function
-
-    def save_own_variables(self, store):
-        """As Keras; where native environments are is saved with the counters of the agent."""
-        super().save_own_variables(store)
-        collector = self._native_collector
-        saved = self._saved_env_state if collector is None else collector.save()
-        for name, array in (saved or {}).items():
-            store[_ENV_STATE + name] = array
-
-    def load_own_variables(self, store):
-        """What `save_own_variables` has saved."""
-        own = {name: store[name] for name in store.keys() if not name.startswith(_ENV_STATE)}
-        super().load_own_variables(own)
-        names = [name for name in store.keys() if name.startswith(_ENV_STATE)]
-        self._saved_env_state = {
-            name.removeprefix(_ENV_STATE): np.array(store[name]) for name in names
-        } or None
-        self._native_collector = None
 
     def criticize(self, rollout):
         """The rollout with the critic's values of its states, and rewards scaled if they are to be.
@@ -660,13 +593,6 @@ class Agent(PolicyModel):
             "env_steps": tf.convert_to_tensor(self.env_steps),
             "nonfinite_updates": tf.convert_to_tensor(self.nonfinite_updates),
         }
-
-
-def _environment_seed(seed, iteration):
-    """Training starts from `seed`; resumed at a later iteration, from a seed of its own."""
-    if iteration == 0:
-        return seed
-    return int(np.random.SeedSequence([seed, iteration]).generate_state(1)[0] >> 1)
 
 
 def _total_timesteps(total_timesteps):

@@ -53,6 +53,7 @@ class PolicyModel(keras.Model):
         self._engine_for = functools.cache(engine_for)
         # Of which policy `evaluate` was last asked, and what it said, for `export` to tell.
         self._evaluation = None
+        self._evaluating_collector = None
         # A counter beside the seed, since Keras does not save the state of a SeedGenerator.
         self.sampled_batches = self._counter("sampled_batches")
         self.episode_means = Means(("episode_return", "episode_length"), name="episode_means")
@@ -148,6 +149,11 @@ class PolicyModel(keras.Model):
         with closing(env, ours):
             self._prepare(env)
             collector = self._collector(env, num_steps=64)
+            if collector.in_graph:
+                # Compiled once for calls of `evaluate` that differ in nothing but the policy.
+                last = self._evaluating_collector
+                collector = last if last is not None and last.is_like(collector) else collector
+                self._evaluating_collector = collector
             dataset = OnDemandDataset(
                 lambda: play_episodes(collector, episodes, seed=seed, deterministic=deterministic),
                 Episodes(

@@ -15,7 +15,8 @@ class NativeEnv:
     TensorFlow operations only, and keep nothing in `self`. A state is any nest of tensors with a
     leading axis of N. What is random is a function of `seeds`, see `keras_pg.randomness`.
 
-    Who steps the environment resets it: `step` neither resets a copy nor counts its steps.
+    Who steps the environment resets it: `step` neither resets a copy nor counts its steps. Agents
+    are fitted to it as it is, `agent.fit(MyEnv(), num_envs=64)`.
 
     Attributes:
         observation_space, action_space: Gymnasium spaces of one copy.
@@ -42,6 +43,10 @@ class NativeEnv:
     >>> _, rewards, terminated = env.step(state, tf.constant([0, 0, 0]), None)
     >>> rewards.shape, terminated.numpy().tolist()
     (TensorShape([3]), [True, True, True])
+    >>> import keras_pg
+    >>> history = keras_pg.A2C(seed=0).fit(env, num_envs=64, epochs=1, steps_per_epoch=1, verbose=0)
+    >>> history.history["episode_length"]
+    [1.0]
     """
 
     observation_space = None

@@ -71,6 +71,8 @@ class NativeEnvCollector:
         self._variables = tf.nest.map_structure(
             lambda spec: tf.Variable(tf.zeros(spec.shape, spec.dtype), trainable=False), specs
         )
+        # As they are now: a trace holds them as constants.
+        self._settings = dict(vars(env.env))
         self._steps = 0
 
     # ------------------------------------------------------------------------- pure functions
@@ -255,9 +257,9 @@ class NativeEnvCollector:
 
     def is_like(self, other):
         """Whether the other one would collect the same: of the same environment, and as much."""
-        ours, its = self.env.env, other.env.env
         return (
-            (ours is its or (type(ours) is type(its) and _equal(vars(ours), vars(its))))
+            type(self.env.env) is type(other.env.env)
+            and _equal(self._settings, other._settings)
             and self.signature == other.signature
             and (self.actor, self.gamma, self.whole_episodes)
             == (other.actor, other.gamma, other.whole_episodes)
