@@ -97,6 +97,17 @@ def test_each_rollout_of_whole_episodes_begins_anew_and_groups_begin_alike():
     assert (first != second).all()
 
 
+def test_groups_begin_alike_in_gymnasiums_loop_too():
+    agent = agent_of(keras_pg.GRPO, group_size=3)
+    env = envs.to_gymnasium(envs.CartPole(), 6)
+    agent.fit(env, num_steps=8, epochs=1, steps_per_epoch=1, verbose=0)
+    _, collector = collectors(envs.CartPole(), 6, 8, whole_episodes=True)
+    collector.reset(3, group_size=3)
+    starts = collector.collect().observations[0]
+    np.testing.assert_array_equal(starts[:3], np.tile(starts[:1], (3, 1)))
+    assert (starts[0] != starts[3]).all()
+
+
 AGENTS = {
     "PPO": {"num_minibatches": 4, "update_epochs": 2},
     "A2C": {},
@@ -109,6 +120,7 @@ AGENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", AGENTS)
 def test_every_agent_learns_on_them_in_one_program(name):
     agent = getattr(keras_pg, name.split()[0])(seed=0, **AGENTS[name])
@@ -129,11 +141,22 @@ def weights_of(agent):
     return [variable.numpy() for variable in agent.variables]
 
 
-@pytest.mark.parametrize("whole_episodes", [False, True])
-def test_twice_n_updates_are_n_and_n_with_nothing_put_back_by_hand(tmp_path, whole_episodes):
+@pytest.mark.parametrize(
+    ("whole_episodes", "jit_compile"),
+    [
+        (False, False),
+        (True, False),
+        pytest.param(False, True, marks=pytest.mark.slow),
+        pytest.param(True, True, marks=pytest.mark.slow),
+    ],
+)
+def test_twice_n_updates_are_n_and_n_with_nothing_put_back_by_hand(
+    tmp_path, whole_episodes, jit_compile
+):
     def made():
         kind = keras_pg.REINFORCE if whole_episodes else keras_pg.A2C
         agent = kind(seed=3, normalize_rewards=True)
+        agent.compile(jit_compile=jit_compile)
         return agent
 
     def fit(agent, epochs):
@@ -147,7 +170,9 @@ def test_twice_n_updates_are_n_and_n_with_nothing_put_back_by_hand(tmp_path, who
     resumed = keras.models.load_model(tmp_path / "half.keras")
     # Saved before it goes on, it still knows where its environments were.
     resumed.save(tmp_path / "again.keras")
-    for agent in (half, resumed, keras.models.load_model(tmp_path / "again.keras")):
+    again = keras.models.load_model(tmp_path / "again.keras")
+    assert again._saved_env_state.keys() == half._native_collector.save().keys()
+    for agent in (half, again) if jit_compile else (again,):
         fit(agent, 2)
         for ours, theirs in zip(weights_of(agent), weights_of(whole), strict=True):
             np.testing.assert_array_equal(ours, theirs)
@@ -182,11 +207,12 @@ class Batches(keras.callbacks.Callback):
         self.count += 1
 
 
-def test_steps_per_execution_changes_no_number():
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_steps_per_execution_changes_no_number(jit_compile):
     agents = []
     for steps_per_execution in (1, 3):
         agent = keras_pg.PPO(num_minibatches=2, update_epochs=2, seed=0)
-        agent.compile(steps_per_execution=steps_per_execution)
+        agent.compile(steps_per_execution=steps_per_execution, jit_compile=jit_compile)
         batches = Batches()
         history = agent.fit(
             envs.CartPole(),
@@ -214,10 +240,14 @@ def test_steps_per_execution_must_divide_an_epoch():
         agent.fit(envs.CartPole(), epochs=1, steps_per_epoch=6)
 
 
-@pytest.mark.parametrize("mode", [{"jit_compile": False}, {"run_eagerly": True}])
+@pytest.mark.parametrize(
+    "mode",
+    [{"jit_compile": True}, pytest.param({"run_eagerly": True}, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_compiled_or_not_an_agent_learns_the_same(mode):
     agents = []
-    for arguments in ({}, mode):
+    for arguments in ({"jit_compile": False}, mode):
         agent = keras_pg.A2C(seed=0)
         agent.compile(**arguments)
         agent.fit(Countdown(), num_envs=3, num_steps=6, epochs=1, steps_per_epoch=3, verbose=0)
@@ -241,12 +271,20 @@ class Broken(Countdown):
 
 
 @pytest.mark.parametrize("where", ["rewards", "observations"])
-@pytest.mark.parametrize("steps_per_execution", [1, 2])
-def test_what_is_not_finite_is_an_error_and_nothing_is_learnt_from_it(where, steps_per_execution):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"jit_compile": False},
+        {"jit_compile": False, "steps_per_execution": 2},
+        pytest.param({"steps_per_execution": 2}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_what_is_not_finite_is_an_error_and_nothing_is_learnt_from_it(where, settings):
     env = Broken()
     env.where = where
     agent = keras_pg.A2C(seed=0)
-    agent.compile(steps_per_execution=steps_per_execution)
+    agent.compile(**settings)
     agent.build(env.observation_space, env.action_space)
     before = weights_of(agent)
     message = rf"Copy 1 of Broken gave an? {where[:-1]} that is not finite, at step \d of a rollout"

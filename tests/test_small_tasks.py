@@ -31,6 +31,7 @@ def test_what_a_bandits_arms_are_worth():
     np.testing.assert_allclose(paid.T - shown, [[0.5, 0, 0, 0, 0]] * n, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_grpo_learns_the_bandit_from_groups_in_one_program():
     agent = keras_pg.GRPO(group_size=8, seed=0)
     agent.compile(keras.optimizers.Adam(3e-3), steps_per_execution=10)

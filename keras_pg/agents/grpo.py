@@ -58,11 +58,11 @@ def step_weights(valid, normalization):
 class GRPO(PPO):
     """Group relative policy optimization: PPO's surrogate with the group as the baseline.
 
-    Episodes of a group begin from the same seed, so the environment must be an id or a factory, or
-    a `SyncVectorEnv` or `AsyncVectorEnv`. `num_envs` must be a multiple of `group_size`,
-    and `num_steps` is the longest that an episode may be; tasks of one step, contextual bandits,
-    have `num_steps=1`. With an environment whose dynamics are random, the same seed also makes
-    them alike, as far as the actions are.
+    Episodes of a group begin from the same seed, so the environment must be an id, a factory, a
+    native environment, or a `SyncVectorEnv` or `AsyncVectorEnv`. `num_envs` must be a multiple of
+    `group_size`, and `num_steps` is the longest that an episode may be; tasks of one step,
+    contextual bandits, have `num_steps=1`. With an environment whose dynamics are random, the same
+    seed also makes them alike, as far as the actions are.
 
     Args:
         actor: see `PPO`. There is no critic.
