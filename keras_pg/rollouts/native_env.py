@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from keras_pg import randomness, spaces
 from keras_pg.envs.native_env import check_native_env, seeds_of_call, step_and_reset
-from keras_pg.rollouts.rollout import Rollout, check_finite, rollout_specs
+from keras_pg.rollouts.rollout import Rollout, check_finite, draw_noise, rollout_specs
 
 # What may be wrong with a rollout, in the order in which it would come up within a step.
 _FAULTS = (
@@ -296,10 +296,8 @@ class NativeEnvCollector:
             FloatingPointError: an observation or reward is NaN or infinite. The message names the
                 field, the copy's index and the step.
         """
-        policy, shape = self.actor.action_distribution, (self.num_steps, self.env.num_envs)
-        noise = np.zeros((*shape, policy.noise_size), np.float32)
-        if rng is not None:
-            noise = policy.draw_noise(rng, shape)
+        shape = self.num_steps, self.env.num_envs
+        noise = draw_noise(self.actor.action_distribution, rng, shape)
         rollout = tf.nest.map_structure(lambda x: x.numpy(), self._collect(tf.constant(noise)))
         check_finite(rollout, self.num_steps, self._steps)
         self._steps += self.num_steps

@@ -56,6 +56,13 @@ def rollout_specs(env, action_distribution, num_steps):
     )
 
 
+def draw_noise(action_distribution, rng, shape):
+    """Standard noise [*shape, K] of actions; zeros, which give the mode, where `rng` is None."""
+    if rng is None:
+        return np.zeros((*shape, action_distribution.noise_size), np.float32)
+    return action_distribution.draw_noise(rng, shape)
+
+
 def check_finite(rollout, steps, before):
     """Raises if a rollout holds NaN or infinity, naming the earliest.
 

@@ -12,7 +12,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from keras_pg import envs, spaces
 from keras_pg.envs.native_env import Copies
 from keras_pg.hyperparameters import check_count
-from keras_pg.rollouts.rollout import check_finite, rollout_specs
+from keras_pg.rollouts.rollout import check_finite, draw_noise, rollout_specs
 
 WHILE_STEPPING = "While stepping"
 WHILE_RESETTING = "While resetting"
@@ -43,7 +43,7 @@ def make_vector_env(env, num_envs=None, vectorization="sync"):
         raise ValueError(f'vectorization must be "sync" or "async", received {vectorization!r}.')
     if num_envs is not None:
         check_count("num_envs", num_envs)
-    if isinstance(env, str) and env.removeprefix("keras_pg/") != env:
+    if isinstance(env, str) and env.startswith("keras_pg/"):
         env = envs.make(env)
     if isinstance(env, envs.NativeEnv):
         if vectorization != "sync":
@@ -253,12 +253,7 @@ class VectorEnvCollector:
         """
         self.engine.load_weights()
         T, n = self.num_steps, self.env.num_envs
-        distribution = self.action_distribution
-        noise = (
-            np.zeros((T, n, distribution.noise_size), np.float32)
-            if rng is None
-            else distribution.draw_noise(rng, (T, n))
-        )
+        noise = draw_noise(self.action_distribution, rng, (T, n))
         rollout = tf.nest.map_structure(
             lambda spec: np.empty(spec.shape, spec.dtype.as_numpy_dtype), self.signature
         )
