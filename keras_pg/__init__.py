@@ -22,7 +22,8 @@ if _backend != "tensorflow":
 from keras_pg import advantages, callbacks, diagnostics, envs, wrappers
 from keras_pg._version import __version__
 from keras_pg.agents import A2C, GRPO, MDPO, NPG, PPO, REINFORCE, TRPO, Agent
-from keras_pg.networks import ActionCritic, Actor, Critic, mlp
+from keras_pg.encoders import Conv2D, cnn, mlp
+from keras_pg.networks import ActionCritic, Actor, Critic
 from keras_pg.rollouts.rollout import Rollout
 
 __all__ = [
@@ -36,11 +37,13 @@ __all__ = [
     "ActionCritic",
     "Actor",
     "Agent",
+    "Conv2D",
     "Critic",
     "Rollout",
     "__version__",
     "advantages",
     "callbacks",
+    "cnn",
     "diagnostics",
     "envs",
     "mlp",

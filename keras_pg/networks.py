@@ -1,4 +1,4 @@
-"""Policy and value networks as Keras models."""
+"""Policy and value networks as Keras models: an encoder, and a head."""
 
 import gymnasium
 import keras
@@ -6,35 +6,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_pg import distributions, randomness, spaces
+from keras_pg.encoders import default_encoder, nth_seed
 from keras_pg.normalization import ObservationNormalization
 
 register = keras.saving.register_keras_serializable("keras_pg")
-
-
-def mlp(units=(64, 64), activation="tanh", seed=None):
-    """A multilayer perceptron with orthogonal initialization of gain √2.
-
-    Args:
-        units: width of each hidden layer.
-        activation: any Keras activation.
-        seed: makes the initial weights reproducible.
-
-    Returns:
-        An unbuilt `keras.Sequential`, features [B, units[-1]] out.
-    """
-
-    def layer(i, width):
-        initializer = keras.initializers.Orthogonal(np.sqrt(2), seed=_nth_seed(seed, i))
-        return keras.layers.Dense(width, activation, kernel_initializer=initializer)
-
-    return keras.Sequential([layer(i, width) for i, width in enumerate(units)])
-
-
-def _nth_seed(seed, n):
-    """Independent seeds for the layers of one network; None stays None."""
-    return (
-        None if seed is None else int(np.random.SeedSequence([seed, n]).generate_state(1)[0] >> 1)
-    )
 
 
 class _Network(keras.Model):
@@ -49,33 +24,53 @@ class _Network(keras.Model):
         self.observation_space = spaces.from_config(observation_space)
         spaces.check_observation_space(self.observation_space)
         observed = spaces.without_mask(self.observation_space)
-        discrete = isinstance(observed, gymnasium.spaces.Discrete)
-        size = int(observed.n if discrete else observed.shape[0])
+        discrete, image = isinstance(observed, gymnasium.spaces.Discrete), spaces.is_image(observed)
+        shape = (int(observed.n),) if discrete else observed.shape
+        if image:
+            rows, columns, *channels = np.roll(shape, -int(spaces.has_channels_first(observed)))
+            shape = int(rows), int(columns), int(channels[0]) if channels else 1
         self.normalize_observations = normalize_observations
-        self.normalization = (
-            ObservationNormalization((size,)) if normalize_observations and not discrete else None
-        )
-        self.encoder = mlp(seed=seed) if encoder is None else encoder
+        self.normalization = None
+        if normalize_observations and not discrete and not image:
+            self.normalization = ObservationNormalization(shape)
+        self.encoder = default_encoder(shape, seed) if encoder is None else encoder
         # One symbolic call builds any kind of Keras model and tells the size of its features.
-        self.features_size = self.encoder(keras.Input((size + beside,))).shape[-1]
+        features = self.encoder(keras.Input((*shape[:-1], shape[-1] + beside)))
+        if len(features.shape) != 2:
+            raise ValueError(
+                f"The encoder makes features of shape {features.shape} of observations of shape "
+                f"{(None, *shape)}, expected [B, F]: a `keras.layers.Flatten` may be missing."
+            )
+        self.features_size = features.shape[-1]
 
-    def features(self, observations, training=False, beside=()):
+    def features(self, observations, training=False, beside=None):
         """Encoder output [B, F] for raw observations [B, ...] of the space.
 
-        `beside` are further inputs [B, ...] of the encoder, of the width given when it was made.
+        `beside` [B, K] are further inputs of the encoder, of the width given when it was made. They
+        follow the observation along its last axis, for an image at each place.
         """
-        observed = spaces.without_mask(self.observation_space)
-        observations = spaces.without_mask(observations)
-        if isinstance(observed, gymnasium.spaces.Discrete):
-            index = tf.cast(observations, tf.int64) - int(observed.start)
+        x = self._preprocessed(spaces.without_mask(observations))
+        if beside is not None:
+            beside = tf.reshape(beside, [-1, *[1] * (len(x.shape) - 2), beside.shape[-1]])
+            x = tf.concat([x, beside * tf.ones_like(x[..., :1])], axis=-1)
+        return self.encoder(x, training=training)
+
+    def _preprocessed(self, observations):
+        """What the encoder sees of observations without their mask, float32."""
+        space = spaces.without_mask(self.observation_space)
+        if isinstance(space, gymnasium.spaces.Discrete):
+            index = tf.cast(observations, tf.int64) - int(space.start)
             # Not tf.one_hot: in ONNX that takes -1 for the last.
-            states = tf.range(int(observed.n), dtype=index.dtype)
-            x = tf.cast(tf.equal(index[:, None], states), tf.float32)
-        else:
-            x = tf.cast(observations, tf.float32)
-        if self.normalization is not None:
-            x = self.normalization(x)
-        return self.encoder(tf.concat([x, *beside], -1) if beside else x, training=training)
+            states = tf.range(int(space.n), dtype=index.dtype)
+            return tf.cast(tf.equal(index[:, None], states), tf.float32)
+        x = tf.cast(observations, tf.float32)
+        if spaces.is_image(space):
+            low, high = float(space.low.flat[0]), float(space.high.flat[0])
+            x = (x - low) / (high - low)
+            if len(space.shape) == 2:
+                return x[..., None]
+            return tf.transpose(x, [0, 2, 3, 1]) if spaces.has_channels_first(space) else x
+        return x if self.normalization is None else self.normalization(x)
 
     def update_normalization(self, observations, mask):
         """Merges observations [B, ...] where `mask` [B] is True into the running statistics."""
@@ -106,14 +101,19 @@ class Actor(_Network):
     """A stochastic policy π(a|s): observations → parameters of an action distribution.
 
     Args:
-        observation_space: Gymnasium space; Box of rank 1, or Discrete (one-hot encoded); or
-            Dict(observation=one of these, action_mask=MultiBinary(n)), where observations say which
-            actions are legal. The others have probability 0 then; the encoder sees no mask.
+        observation_space: Gymnasium space; Box of rank 1 or 2, an image, or Discrete (one-hot
+            encoded); or Dict(observation=one of these, action_mask=MultiBinary(n)), where
+            observations say which actions are legal. The others have probability 0 then; the
+            encoder sees no mask. Images are Boxes of rank 3, and of rank 2 if their numbers are
+            bytes from 0 to 255. Their bounds become 0 and 1, and their channels are last for the
+            encoder; they are taken for the first axis where that is the shortest.
         action_space: Gymnasium space; Discrete or MultiDiscrete (categorical), MultiBinary
             (Bernoulli) or Box of rank 1 (Gaussian). Only the first two can be masked: a mask has an
             entry for each choice, those of a MultiDiscrete space one component after the other.
-        encoder: any Keras model from float [B, size] to features [B, F]; default `mlp()`.
-        normalize_observations: normalize Box observations by running statistics.
+        encoder: any Keras model from float [B, ...] to features [B, F]. Default: `mlp()`, of what
+            is flattened if it is of rank 2; for images `cnn()`, or, below 36 x 36, one convolution
+            of 16 filters of 3 x 3 and a layer of 128 units.
+        normalize_observations: normalize Box observations, but not images, by running statistics.
         squash: squash Gaussian actions by tanh into the bounds instead of clipping them.
         log_std_init: initial log standard deviation of Gaussian actions.
         seed: makes the initial weights reproducible.
@@ -153,7 +153,7 @@ class Actor(_Network):
         self.head = keras.layers.Dense(
             self.action_distribution.state_dependent_size,
             dtype="float32",
-            kernel_initializer=keras.initializers.Orthogonal(0.01, seed=_nth_seed(seed, 1000)),
+            kernel_initializer=keras.initializers.Orthogonal(0.01, seed=nth_seed(seed, 1000)),
         )
         self.head.build((None, self.features_size))
         free = self.action_distribution.parameter_size - self.head.units
@@ -198,8 +198,8 @@ class Critic(_Network):
 
     Args:
         observation_space: Gymnasium space, as of an `Actor`; a mask is not looked at.
-        encoder: any Keras model from float [B, size] to features [B, F]; default `mlp()`.
-        normalize_observations: normalize Box observations by running statistics.
+        encoder: any Keras model from float [B, ...] to features [B, F]; default as of an `Actor`.
+        normalize_observations: normalize Box observations, but not images, by running statistics.
         seed: makes the initial weights reproducible.
 
     Raises:
@@ -213,7 +213,7 @@ class Critic(_Network):
         self.head = keras.layers.Dense(
             1,
             dtype="float32",
-            kernel_initializer=keras.initializers.Orthogonal(1.0, seed=_nth_seed(seed, 1000)),
+            kernel_initializer=keras.initializers.Orthogonal(1.0, seed=nth_seed(seed, 1000)),
         )
         self.head.build((None, self.features_size))
         self.built = True
@@ -234,9 +234,10 @@ class ActionCritic(_Network):
         observation_space: Gymnasium space, as of an `Actor`; the network does not see a mask, but
             `expectation` is over the actor's legal actions.
         action_space: Gymnasium space, as of an `Actor`.
-        encoder: any Keras model from float [B, size] to features [B, F]; default `mlp()`. Unless
-            actions are Discrete, its input has the action's numbers after the observation's.
-        normalize_observations: normalize Box observations by running statistics.
+        encoder: any Keras model from float [B, ...] to features [B, F]; default as of an `Actor`.
+            Unless actions are Discrete, its input has the action's numbers after the observation's,
+            along the last axis: beside an image, as channels of one number each.
+        normalize_observations: normalize Box observations, but not images, by running statistics.
         action_samples: unless actions are Discrete, how many `expectation` averages over.
         seed: makes the initial weights reproducible.
 
@@ -271,7 +272,7 @@ class ActionCritic(_Network):
         self.head = keras.layers.Dense(
             int(self.action_space.n) if self.discrete else 1,
             dtype="float32",
-            kernel_initializer=keras.initializers.Orthogonal(1.0, seed=_nth_seed(seed, 1000)),
+            kernel_initializer=keras.initializers.Orthogonal(1.0, seed=nth_seed(seed, 1000)),
         )
         self.head.build((None, self.features_size))
         self.built = True
@@ -284,9 +285,9 @@ class ActionCritic(_Network):
         if isinstance(self.action_space, gymnasium.spaces.MultiDiscrete):
             indices = tf.cast(actions, tf.int64) - self.action_space.start
             columns = zip(tf.unstack(indices, axis=-1), self.action_space.nvec, strict=True)
-            beside = [tf.one_hot(column, int(n)) for column, n in columns]
+            beside = tf.concat([tf.one_hot(column, int(n)) for column, n in columns], axis=-1)
         else:
-            beside = [tf.cast(actions, tf.float32)]
+            beside = tf.cast(actions, tf.float32)
         features = self.features(observations, training, beside)
         return tf.squeeze(self.head(features), axis=-1)
 

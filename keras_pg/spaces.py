@@ -36,15 +36,40 @@ def observation_specs(space, leading=(None,)):
     return tf.TensorSpec((*leading, *space.shape), space.dtype, name="observation")
 
 
+def is_image(space):
+    """Whether a space is of images: a Box of rank 3, or one of rank 2 of bytes from 0 to 255."""
+    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) not in (2, 3):
+        return False
+    return len(space.shape) == 3 or (
+        space.dtype == np.uint8 and np.all(space.low == 0) and np.all(space.high == 255)
+    )
+
+
+def has_channels_first(space):
+    """Whether the first axis of a space of images is its channels: if it is the shortest."""
+    return len(space.shape) == 3 and space.shape[0] < min(space.shape[1:])
+
+
 def check_observation_space(space):
     """Returns `space` if an encoder exists for it, otherwise raises a `ValueError` naming it."""
     observed = without_mask(space) if is_masked(space) else space
     if isinstance(observed, gymnasium.spaces.Discrete):
         return space
-    if isinstance(observed, gymnasium.spaces.Box) and len(observed.shape) == 1:
+    if is_image(observed):
+        low, high = observed.low.min(), observed.high.max()
+        alike = np.all(observed.low == low) and np.all(observed.high == high)
+        if alike and np.isfinite([low, high]).all() and low < high:
+            return space
+        raise ValueError(
+            f"Observations of {space} are taken for images, whose numbers all lie between the same "
+            f"two finite bounds; these lie between {observed.low.min()} and {observed.high.max()}, "
+            "or differ. If they are none, wrap the environment with "
+            "`gymnasium.wrappers.FlattenObservation`."
+        )
+    if isinstance(observed, gymnasium.spaces.Box) and len(observed.shape) in (1, 2):
         return space
     raise ValueError(
-        f"Unsupported observation space: {space}. Supported are Box spaces of rank 1 and "
+        f"Unsupported observation space: {space}. Supported are Box spaces of rank 1 to 3 and "
         "Discrete spaces, also as Dict(observation=..., action_mask=...). Wrap the environment, "
         "for example with `gymnasium.wrappers.FlattenObservation`."
     )
@@ -204,10 +229,15 @@ def to_config(space):
     if is_masked(space):
         return {"type": "Dict", "spaces": {name: to_config(part) for name, part in space.items()}}
     if isinstance(space, gymnasium.spaces.Box):
-        # Bounds are written as text: JSON has no infinity, and some readers no 64-bit integers.
+        # Bounds are written as text: JSON has no infinity, and some readers no 64-bit integers. An
+        # image's are alike, and written once.
         number = float if space.dtype.kind == "f" else int
+        once = len(space.shape) > 1 and all(
+            np.all(side == side.flat[0]) for side in (space.low, space.high)
+        )
         low, high = (
-            [repr(number(bound)) for bound in np.ravel(side)] for side in (space.low, space.high)
+            [repr(number(bound)) for bound in np.ravel(side)[: 1 if once else None]]
+            for side in (space.low, space.high)
         )
         return {
             "type": "Box",
@@ -237,7 +267,7 @@ def from_config(config):
         return gymnasium.spaces.MultiBinary(config["n"])
     number = float if dtype.kind == "f" else int
     low, high = (
-        np.array([number(bound) for bound in config[side]], dtype).reshape(config["shape"])
+        np.resize(np.array([number(bound) for bound in config[side]], dtype), config["shape"])
         for side in ("low", "high")
     )
-    return gymnasium.spaces.Box(low, high, dtype=dtype)
+    return gymnasium.spaces.Box(low, high, dtype=dtype.type)

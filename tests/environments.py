@@ -135,8 +135,11 @@ def perturb(agent, seed):
     rng = np.random.default_rng([seed, 1])
     for network in filter(None, (agent.actor, agent.critic)):
         for variable in network.trainable_variables:
-            variable.assign_add(rng.normal(0.0, 0.3, variable.shape))
+            # Of sums of many terms less, or rounding would grow with their size.
+            terms = np.prod(variable.shape[:-1])
+            variable.assign_add(rng.normal(0.0, min(0.3, 2.4 / terms**0.5), variable.shape))
         if network.normalization is not None:
-            size = network.normalization.shape[0]
-            rows = rng.normal(1.0 + np.arange(size), 1.0 + np.arange(size), (100, size))
+            shape = network.normalization.shape
+            sizes = 1.0 + np.arange(np.prod(shape)).reshape(shape)
+            rows = rng.normal(sizes, sizes, (100, *shape))
             network.update_normalization(tf.constant(rows), tf.ones(100, tf.bool))

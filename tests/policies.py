@@ -56,6 +56,34 @@ POLICIES = {
         {},
         PROBABILITIES,
     ),
+    "image": (
+        Box(0, 255, (12, 10, 3), np.uint8),
+        Discrete(3),
+        {"actor": lambda: keras_pg.cnn(((4, 3, 2),), (16,), seed=0)},
+        PROBABILITIES,
+    ),
+    "channels first": (
+        Box(0, 255, (4, 36, 36), np.uint8),
+        BOUNDED,
+        {"actor": lambda: keras_pg.cnn(((2, 8, 4),), (8,), "tanh", seed=0)},
+        GAUSSIAN,
+    ),
+    "masked board": (
+        Dict(observation=Box(0, 1, (5, 4, 2), bool), action_mask=MultiBinary(4)),
+        Discrete(4),
+        {"actor": None},
+        PROBABILITIES,
+    ),
+    "history": (
+        Box(-np.inf, np.inf, (2, 3)),
+        BOUNDED,
+        {
+            "actor": lambda: keras.Sequential(
+                [keras.layers.Flatten(), *keras_pg.mlp((16, 16), seed=0).layers]
+            )
+        },
+        GAUSSIAN,
+    ),
     "regularized": (UNBOUNDED, BOUNDED, {"actor": regularized_encoder}, GAUSSIAN),
 }
 # The same for each other algorithm, with a critic of states, with one of actions, and without one.
@@ -101,6 +129,8 @@ def raw_observations(space, count=1000):
     if isinstance(space, Discrete):
         observations = rng.integers(space.start - 2, space.start + space.n + 2, count)
         observations[::100] = 10**6
+    elif space.dtype == bool:
+        observations = rng.integers(0, 2, (count, *space.shape))
     elif np.issubdtype(space.dtype, np.integer):
         observations = rng.integers(0, 256, (count, *space.shape))
     else:

@@ -248,7 +248,7 @@ UNSUPPORTED = [
     MultiDiscrete([[2, 3]]),
     MultiBinary([2, 3]),
     gymnasium.spaces.Dict(a=Discrete(2)),
-    Box(0, 1, (2, 2)),
+    Box(0, 1, (2, 2, 2, 2)),
 ]
 
 

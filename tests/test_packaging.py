@@ -39,12 +39,15 @@ LAYERS = [
     {"rollouts.__init__", "rollouts.evaluation", "rollouts.dataset", "rollouts.minibatches"},
     {"rollouts.acting", "rollouts.native_env", "rollouts.vector_env"},
     {"envs.__init__"},
-    {"envs.classic_control", "envs.gymnasium_adapter", "envs.small_tasks"},
+    {
+        *("envs.classic_control", "envs.frame_stack", "envs.gymnasium_adapter"),
+        *("envs.image_tasks", "envs.small_tasks"),
+    },
     {"envs.native_env"},
     {"networks", "rollouts.rollout"},
     {"advantages", "distributions"},
     {"returns", "normalization"},
-    {"losses", "randomness", "trust_region"},
+    {"encoders", "losses", "randomness", "trust_region"},
     {"spaces", "versions", "_version", "hyperparameters", "remote", "replay"},
 ]
 MATHS = {

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import random
+import warnings
 
 import gymnasium
 import keras
@@ -13,6 +14,7 @@ from keras_pg import advantages, losses, spaces
 from keras_pg.agents.native_training import NativeTraining, environment_seed
 from keras_pg.agents.policy_model import Means, closing
 from keras_pg.callbacks import RaiseOnNonFinite, StopAfterTimesteps
+from keras_pg.encoders import has_slow_gradient
 from keras_pg.hyperparameters import (
     Hyperparameter,
     check_count,
@@ -414,6 +416,13 @@ class Agent(NativeTraining):
         self.build(env.single_observation_space, env.single_action_space)
         if not self.compiled:
             self.compile()
+        networks = [network for network in (self.actor, self.critic) if network is not None]
+        if self.jit_compile and any(has_slow_gradient(network) for network in networks):
+            warnings.warn(
+                "XLA takes ten times as long for the gradient of Keras's own convolutions: make "
+                "the encoder of keras_pg.Conv2D, or call agent.compile(jit_compile=False).",
+                stacklevel=3,
+            )
 
     def _constants(self):
         """The settings that a trace of the train step holds as constants."""

@@ -12,7 +12,9 @@ from keras_pg.envs.classic_control import (
     MountainCarContinuous,
     Pendulum,
 )
+from keras_pg.envs.frame_stack import FrameStack
 from keras_pg.envs.gymnasium_adapter import NativeSingleEnv, NativeVectorEnv, to_gymnasium
+from keras_pg.envs.image_tasks import Breakout, Catch
 from keras_pg.envs.native_env import NativeEnv
 from keras_pg.envs.small_tasks import ContextualBandit, Gridworld, TMaze
 
@@ -25,6 +27,8 @@ NAMES = {
     "ContextualBandit-v0": ContextualBandit,
     "Gridworld-v0": Gridworld,
     "TMaze-v0": TMaze,
+    "Catch-v0": Catch,
+    "Breakout-v0": Breakout,
 }
 
 
@@ -67,8 +71,11 @@ for _name, _class in NAMES.items():
 
 __all__ = [
     "Acrobot",
+    "Breakout",
     "CartPole",
+    "Catch",
     "ContextualBandit",
+    "FrameStack",
     "Gridworld",
     "MountainCar",
     "MountainCarContinuous",

@@ -362,7 +362,8 @@ class VectorEnvCollector:
         """Warns, once, of observations whose changes float32, as networks compute, cannot tell."""
         if not self._resolution_unchecked:
             return
-        observations = observations.reshape(-1, observations.shape[-1])
+        shape = observations.shape[2:]
+        observations = observations.reshape(-1, np.prod(shape))
         low, high = observations.min(axis=0), observations.max(axis=0)
         with np.errstate(over="ignore", invalid="ignore"):  # numbers beyond float32 are clipped
             spread = high.astype(np.float64) - low
@@ -371,9 +372,10 @@ class VectorEnvCollector:
         if len(coarse):
             self._resolution_unchecked = False
             i = coarse[0]
+            at = ", ".join(map(str, np.unravel_index(i, shape)))
             warnings.warn(
-                f"Observation dimension {i} went from {low[i]} to {high[i]} in a rollout. Networks "
-                f"compute in float32, whose numbers are {resolution[i]} apart there: take a "
-                "constant off it in the environment.",
+                f"Observation dimension {at} went from {low[i]} to {high[i]} in a rollout. "
+                f"Networks compute in float32, whose numbers are {resolution[i]} apart there: take "
+                "a constant off it in the environment.",
                 stacklevel=2,
             )

@@ -1,0 +1,140 @@
+"""Networks from observations to features, as plain Keras models."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+
+
+def mlp(units=(64, 64), activation="tanh", seed=None):
+    """A multilayer perceptron with orthogonal initialization of gain √2.
+
+    Args:
+        units: width of each hidden layer.
+        activation: any Keras activation.
+        seed: makes the initial weights reproducible.
+
+    Returns:
+        An unbuilt `keras.Sequential`, features [B, units[-1]] out.
+    """
+
+    def layer(i, width):
+        initializer = keras.initializers.Orthogonal(np.sqrt(2), seed=nth_seed(seed, i))
+        return keras.layers.Dense(width, activation, kernel_initializer=initializer)
+
+    return keras.Sequential([layer(i, width) for i, width in enumerate(units)])
+
+
+@keras.saving.register_keras_serializable("keras_pg")
+class Conv2D(keras.layers.Conv2D):
+    """`keras.layers.Conv2D` whose gradient XLA computes fast on a CPU; for encoders of images.
+
+    Where XLA compiles it, it is a matrix product of the kernel and the patches that it covers, the
+    same numbers but for rounding: the gradient of XLA's own convolution takes ten times as long
+    inside of a loop, as training is. Elsewhere, as where a policy acts or is served, it is Keras's.
+
+    Args:
+        filters, kernel_size, strides, activation, ...: as of `keras.layers.Conv2D`. XLA's own is
+            left as it is unless padding is "valid", axes are in Keras's default order and there is
+            neither dilation nor groups.
+
+    Example:
+    >>> import keras
+    >>> encoder = keras.Sequential([Conv2D(16, 3), keras.layers.Flatten()])
+    >>> encoder(keras.Input((10, 10, 4))).shape
+    (None, 1024)
+    """
+
+    def convolution_op(self, inputs, kernel):
+        plain = (self.padding, self.data_format, self.groups) == ("valid", "channels_last", 1)
+        graph = tf.compat.v1.get_default_graph()
+        if plain and set(self.dilation_rate) == {1} and GraphOrParentsInXlaContext(graph):
+            return _convolution_by_patches(inputs, kernel, self.strides)
+        return super().convolution_op(inputs, kernel)
+
+
+def _convolution_by_patches(images, kernel, strides):
+    """`tf.nn.conv2d` without padding: images [B, H, W, C], kernel [h, w, C, F] → [B, H', W', F].
+
+    With strides (s, t), s x t pixels are one with s·t·C channels, among which strides are 1.
+    """
+    (h, w, channels, filters), (s, t) = kernel.shape, strides
+    rows, columns = (images.shape[1] - h) // s + 1, (images.shape[2] - w) // t + 1
+    # The larger pixels that the kernel covers, in part at its end, and those of the image.
+    m, n = -(-h // s), -(-w // t)
+    height, width = rows + m - 1, columns + n - 1
+    images = _fitted(images, 1, height * s, width * t)
+    images = tf.reshape(images, (-1, height, s, width, t, channels))
+    images = tf.transpose(images, (0, 1, 3, 2, 4, 5))
+    images = tf.reshape(images, (-1, height, width, s * t * channels))
+    kernel = tf.reshape(_fitted(kernel, 0, m * s, n * t), (m, s, n, t, channels, filters))
+    kernel = tf.reshape(tf.transpose(kernel, (0, 2, 1, 3, 4, 5)), (-1, filters))
+    patches = tf.concat(
+        [images[:, i : i + rows, j : j + columns] for i in range(m) for j in range(n)], axis=-1
+    )
+    product = tf.reshape(patches, (-1, kernel.shape[0])) @ kernel
+    return tf.reshape(product, (-1, rows, columns, filters))
+
+
+def _fitted(x, axis, *sizes):
+    """`x` cut or filled with zeros at its end, to these sizes of consecutive axes."""
+    paddings = np.zeros((len(x.shape), 2), int)
+    for i, size in enumerate(sizes, start=axis):
+        x = x[(slice(None),) * i + (slice(size),)]
+        paddings[i, 1] = size - x.shape[i]
+    return tf.pad(x, paddings)
+
+
+def has_slow_gradient(network):
+    """Whether a Keras model has convolutions, in two dimensions, whose gradient XLA is slow at."""
+    return any(
+        isinstance(layer, keras.layers.Conv2D) and not isinstance(layer, Conv2D)
+        for layer in network._flatten_layers()
+    )
+
+
+def cnn(
+    convolutions=((32, 8, 4), (64, 4, 2), (64, 3, 1)), units=(512,), activation="relu", seed=None
+):
+    """A convolutional network with orthogonal initialization of gain √2; images need no padding.
+
+    The default is the network of Mnih et al., 2015, "Human-level control through deep reinforcement
+    learning", for images of at least 36 x 36.
+
+    Args:
+        convolutions: (filters, kernel size, stride) of each convolution.
+        units: width of each hidden layer after them.
+        activation: any Keras activation.
+        seed: makes the initial weights reproducible.
+
+    Returns:
+        An unbuilt `keras.Sequential`, images [B, height, width, channels] in, features
+        [B, units[-1]] out.
+    """
+
+    def layer(i, filters, size, stride):
+        initializer = keras.initializers.Orthogonal(np.sqrt(2), seed=nth_seed(seed, 100 + i))
+        return Conv2D(filters, size, stride, activation=activation, kernel_initializer=initializer)
+
+    first = [layer(i, *numbers) for i, numbers in enumerate(convolutions)]
+    return keras.Sequential(
+        [*first, keras.layers.Flatten(), *mlp(units, activation, seed=seed).layers]
+    )
+
+
+def default_encoder(shape, seed):
+    """The network for observations of a shape; of rank 3, for images with their channels last."""
+    if len(shape) == 1:
+        return mlp(seed=seed)
+    if len(shape) == 3 and min(shape[:2]) >= 36:
+        return cnn(seed=seed)
+    if len(shape) == 3 and min(shape[:2]) >= 3:
+        return cnn(((16, 3, 1),), (128,), seed=seed)
+    return keras.Sequential([keras.layers.Flatten(), *mlp(seed=seed).layers])
+
+
+def nth_seed(seed, n):
+    """Independent seeds for the layers of one network; None stays None."""
+    return (
+        None if seed is None else int(np.random.SeedSequence([seed, n]).generate_state(1)[0] >> 1)
+    )
