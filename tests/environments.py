@@ -137,7 +137,7 @@ def perturb(agent, seed):
         for variable in network.trainable_variables:
             # Of sums of many terms less, or rounding would grow with their size.
             terms = np.prod(variable.shape[:-1])
-            variable.assign_add(rng.normal(0.0, min(0.3, 2.4 / terms**0.5), variable.shape))
+            variable.assign_add(rng.normal(0.0, min(0.3, 1.2 / terms**0.5), variable.shape))
         if network.normalization is not None:
             shape = network.normalization.shape
             sizes = 1.0 + np.arange(np.prod(shape)).reshape(shape)

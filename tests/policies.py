@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 
 import keras_pg
@@ -75,7 +76,7 @@ POLICIES = {
         PROBABILITIES,
     ),
     "history": (
-        Box(-np.inf, np.inf, (2, 3)),
+        Box(-np.inf, np.inf, (2, 2)),
         BOUNDED,
         {
             "actor": lambda: keras.Sequential(
@@ -101,6 +102,11 @@ ALGORITHMS = {
     "grpo": (UNBOUNDED, MultiBinary(3), {"algorithm": keras_pg.GRPO}, PROBABILITIES),
 }
 EXPORTED = POLICIES | ALGORITHMS
+
+
+def some_slow(names, *fast):
+    """Parameters of a test: those names that are not `fast` make slow ones."""
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def agent_of(name):

@@ -17,7 +17,7 @@ from keras_pg import replay
 from keras_pg.rollouts.acting import CompiledEngine, LiteRTEngine
 from keras_pg.rollouts.vector_env import SerialVectorEnv, VectorEnvCollector
 from keras_pg.wrappers import ActionMask
-from policies import rows
+from policies import rows, some_slow
 
 OBSERVATIONS = Box(-np.inf, np.inf, (3,))
 ACTIONS = {"discrete": Discrete(4, start=2), "components": MultiDiscrete([2, 3])}
@@ -171,10 +171,9 @@ AGENTS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name, kind", [*((name, "discrete") for name in AGENTS), ("PPO, Q and A", "components")]
-)
-def test_every_agent_trains_by_legal_actions_only(name, kind):
+@pytest.mark.parametrize("name", some_slow(AGENTS, "A2C", "PPO, Q and A"))
+def test_every_agent_trains_by_legal_actions_only(name):
+    kind = "components" if name == "PPO, Q and A" else "discrete"
     algorithm, options = AGENTS[name]
     agent = algorithm(actor=keras_pg.mlp((8,), seed=0), seed=0, **options)
     agent.compile(jit_compile=name == "PPO")
@@ -409,7 +408,7 @@ def test_a_mask_may_be_a_box_from_0_to_1(dtype, tmp_path):
     np.testing.assert_array_equal(served, agent.act(observations))
 
 
-@pytest.mark.parametrize("kind", ACTIONS)
+@pytest.mark.parametrize("kind", some_slow(ACTIONS, "components"))
 @pytest.mark.parametrize("format", ["litert", "onnx"])
 def test_litert_and_onnx_answer_where_nothing_is_legal_with_the_first_action(
     format, kind, tmp_path

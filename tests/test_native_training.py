@@ -145,7 +145,7 @@ def weights_of(agent):
     ("whole_episodes", "jit_compile"),
     [
         (False, False),
-        (True, False),
+        pytest.param(True, False, marks=pytest.mark.slow),
         pytest.param(False, True, marks=pytest.mark.slow),
         pytest.param(True, True, marks=pytest.mark.slow),
     ],

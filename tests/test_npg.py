@@ -162,7 +162,7 @@ def test_the_fisher_product_is_that_of_scores(fisher, space, squash):
 
 @pytest.mark.parametrize("algorithm, space, jit_compile", [
     (keras_pg.TRPO, DISCRETE, False),
-    (keras_pg.TRPO, CONTINUOUS, True),
+    pytest.param(keras_pg.TRPO, CONTINUOUS, True, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_eager_graph_and_xla_agree(algorithm, space, jit_compile):
     # Damped, since conjugate gradient multiplies rounding by the condition of its system.

@@ -31,6 +31,7 @@ from policies import (
     agent_of,
     raw_observations,
     rows,
+    some_slow,
 )
 
 
@@ -817,7 +818,7 @@ def test_the_example_requests_are_json_of_the_declared_types(name, exported):
 # ----------------------------------------------------------------------------------------- LiteRT
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", some_slow(POLICIES, "cartpole", "masked", "image"))
 def test_litert_has_the_names_types_and_shapes_of_the_saved_model(name, exported):
     agent, directory = exported(name, format="litert")
     interpreter = Interpreter(str(directory / "policy.tflite"))
@@ -836,7 +837,7 @@ def test_litert_has_the_names_types_and_shapes_of_the_saved_model(name, exported
     assert_acts_as_the_agent(directory, agent)
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", some_slow(POLICIES, "cartpole", "masked", "image"))
 def test_litert_draws_the_samples_of_the_saved_model(name, exported):
     agent, directory = exported(name, format="litert")
     interpreter = Interpreter(str(directory / "policy.tflite"))
