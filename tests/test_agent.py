@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import keras_pg
-from keras_pg.agents.agent import _schedule
+from keras_pg.agents.schedule import schedule
 from keras_pg.rollouts.vector_env import VectorEnvCollector
 
 
@@ -271,12 +271,12 @@ def test_no_retracing_when_hyperparameters_change():
     ],
 )
 def test_epochs_from_total_timesteps(arguments, expected):
-    assert _schedule(*arguments) == expected
+    assert schedule(*arguments) == expected
 
 
 @pytest.mark.parametrize("total", [1, 999, 12_345, 97 * 256, 1_000_000])
 def test_total_timesteps_are_reached_and_hardly_exceeded(total):
-    epochs, steps = _schedule(total, 256, None, None)
+    epochs, steps = schedule(total, 256, None, None)
     assert total <= epochs * steps * 256 < 1.02 * total + 256
 
 

@@ -299,6 +299,45 @@ def test_an_environment_of_images_that_nobody_here_wrote(tmp_path):
     assert keras_pg.saved_model.verify(agent.export(tmp_path / "invaders"))["equal"]
 
 
+AGENTS = {
+    "REINFORCE": {},
+    "A2C": {"advantage": "advantage"},
+    "NPG": {},
+    "TRPO": {},
+    "PPO": {"num_minibatches": 2, "update_epochs": 2},
+    "MDPO": {"num_minibatches": 2, "update_epochs": 2},
+    "GRPO": {"group_size": 2, "num_minibatches": 2, "update_epochs": 2},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", AGENTS)
+def test_every_agent_learns_the_same_from_images_compiled_or_not(name):
+    """In XLA convolutions are products of patches, also under forward-mode differentiation."""
+    agents = []
+    for jit_compile in (True, False):
+        agent = getattr(keras_pg, name)(
+            cnn([(4, 3, 1)], (8,), "tanh", seed=0), seed=0, **AGENTS[name]
+        )
+        agent.compile(keras.optimizers.SGD(0.1), jit_compile=jit_compile)
+        agent.fit(
+            keras_pg.envs.Catch(4, 3),
+            num_envs=4,
+            num_steps=8,
+            epochs=1,
+            steps_per_epoch=2,
+            verbose=0,
+        )
+        agents.append(agent)
+    first = getattr(keras_pg, name)(cnn([(4, 3, 1)], (8,), "tanh", seed=0), seed=0, **AGENTS[name])
+    first.build(agent.actor.observation_space, agent.actor.action_space)
+    moved = 0.0
+    for x, y, z in zip(*(a.actor.trainable_variables for a in (*agents, first)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4)
+        moved = max(moved, np.abs(x - z).max())
+    assert moved > 1e-3
+
+
 def test_stacked_vectors_are_learnt_from():
     agent = keras_pg.A2C(seed=0)
     agent.compile(jit_compile=False)

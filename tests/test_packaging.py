@@ -33,7 +33,7 @@ LAYERS = [
     {"agents.a2c", "agents.npg", "agents.ppo"},
     {"agents.reference"},
     {"agents.agent"},
-    {"agents.native_training"},
+    {"agents.native_training", "agents.schedule"},
     {"agents.policy_model"},
     {"saved_model", "callbacks", "diagnostics", "wrappers"},
     {"rollouts.__init__", "rollouts.evaluation", "rollouts.dataset", "rollouts.minibatches"},

@@ -1,7 +1,6 @@
 """What every agent is: a Keras model that is fitted to an environment. Knows no algorithm."""
 
 import contextlib
-import math
 import random
 import warnings
 
@@ -13,6 +12,7 @@ import tensorflow as tf
 from keras_pg import advantages, losses, spaces
 from keras_pg.agents.native_training import NativeTraining, environment_seed
 from keras_pg.agents.policy_model import Means, closing
+from keras_pg.agents.schedule import default_timesteps, schedule
 from keras_pg.callbacks import RaiseOnNonFinite, StopAfterTimesteps
 from keras_pg.encoders import has_slow_gradient
 from keras_pg.hyperparameters import (
@@ -46,7 +46,8 @@ class Agent(NativeTraining):
         discount_weighting: multiply Ψ_t by γ^t, t counted from the start of the episode. That is
             the gradient of the discounted return; without it, as usually practised, late steps
             count as much as early ones.
-        normalize_observations: normalize Box observations by running statistics, in the networks.
+        normalize_observations: normalize Box observations, but not images, by running statistics,
+            in the networks.
         normalize_rewards: divide rewards by the running deviation of the return, in training only.
         squash_actions: squash Gaussian actions by tanh into the bounds instead of clipping them.
             (An `Actor` or `Critic` that is passed in normalizes and squashes as it was made to.)
@@ -358,7 +359,7 @@ class Agent(NativeTraining):
             stop = []
             if self.whole_episodes and epochs is None:
                 # How many iterations that is only the episodes can tell: at most one for each step.
-                total_timesteps = _total_timesteps(total_timesteps)
+                total_timesteps = default_timesteps(total_timesteps)
                 if initial_epoch:
                     raise ValueError(
                         f"initial_epoch={initial_epoch} with total_timesteps: epochs of whole "
@@ -368,7 +369,7 @@ class Agent(NativeTraining):
                 batch_size = env.num_envs
                 if steps_per_epoch is None:
                     steps_per_epoch = 5 * self.steps_per_execution
-            epochs, steps_per_epoch = _schedule(
+            epochs, steps_per_epoch = schedule(
                 total_timesteps, batch_size, epochs, steps_per_epoch, self.steps_per_execution
             )
             self._prepare(env)
@@ -602,39 +603,6 @@ class Agent(NativeTraining):
             "env_steps": tf.convert_to_tensor(self.env_steps),
             "nonfinite_updates": tf.convert_to_tensor(self.nonfinite_updates),
         }
-
-
-def _total_timesteps(total_timesteps):
-    return check_count("total_timesteps", 100_000 if total_timesteps is None else total_timesteps)
-
-
-def _schedule(total_timesteps, batch_size, epochs, steps_per_epoch, steps_per_execution=1):
-    """(epochs, steps_per_epoch) from whichever of the three the user has given."""
-    if steps_per_epoch is not None:
-        check_count("steps_per_epoch", steps_per_epoch)
-        if steps_per_epoch % steps_per_execution:
-            raise ValueError(
-                f"steps_per_epoch={steps_per_epoch} is no multiple of "
-                f"steps_per_execution={steps_per_execution}."
-            )
-    if epochs is not None:
-        if total_timesteps is not None:
-            raise ValueError(
-                f"total_timesteps={total_timesteps} and epochs={epochs} say the same thing twice: "
-                "give one of them."
-            )
-        if steps_per_epoch is None:
-            steps_per_epoch = math.ceil(10 / steps_per_execution) * steps_per_execution
-        return check_count("epochs", epochs), steps_per_epoch
-    executions = math.ceil(_total_timesteps(total_timesteps) / batch_size / steps_per_execution)
-    if steps_per_epoch is not None:
-        return math.ceil(executions * steps_per_execution / steps_per_epoch), steps_per_epoch
-    if executions < 10:
-        return executions, steps_per_execution
-    # Of 10 to 30 epochs, the number that overshoots least and is nearest to 20.
-    candidates = [(n * math.ceil(executions / n), abs(n - 20), n) for n in range(10, 31)]
-    epochs = min(candidates)[2]
-    return epochs, math.ceil(executions / epochs) * steps_per_execution
 
 
 def _as_list(callbacks):

@@ -66,7 +66,7 @@ class LiteRTEngine:
             return _actions(actor, parameters, noise)
 
         weight_specs = {k: tf.TensorSpec(v.shape, v.dtype, name=k) for k, v in variables.items()}
-        function = tf.function(act).get_concrete_function(
+        function = tf.function(act, autograph=False).get_concrete_function(
             weight_specs, *_input_specs(actor, num_envs)
         )
         converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())

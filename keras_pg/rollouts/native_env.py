@@ -275,7 +275,8 @@ class NativeEnvCollector:
 
     @functools.cached_property
     def _begin(self):
-        return tf.function(lambda seeds: self.begin(seeds, tf.constant(0, tf.int64)))
+        begin = functools.partial(self.begin, calls=tf.constant(0, tf.int64))
+        return tf.function(begin, autograph=False)
 
     @functools.cached_property
     def _collect(self):
