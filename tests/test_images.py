@@ -14,6 +14,7 @@ from gymnasium.wrappers import FrameStackObservation
 import keras_pg
 from keras_pg import ActionCritic, Actor, Critic, cnn, mlp, spaces
 from keras_pg.encoders import Conv2D, _convolution_by_patches
+from keras_pg.rollouts.acting import CompiledEngine, LiteRTEngine, engine_for
 
 BYTES = Box(0, 255, (12, 10, 3), np.uint8)
 
@@ -159,6 +160,26 @@ def test_actions_are_channels_beside_an_image(action_space):
 
 
 # -------------------------------------------------------------------------------- convolutions
+
+
+@pytest.mark.parametrize(
+    ("shape", "num_envs", "engine"),
+    [
+        ((10, 10, 4), 8, LiteRTEngine),
+        ((10, 10, 4), 200, CompiledEngine),  # 64 x 36 x 16 products a board
+        ((4, 84, 84), 1, CompiledEngine),
+    ],
+    ids=str,
+)
+def test_the_engine_that_acts_is_the_faster_for_so_many_products(shape, num_envs, engine):
+    actor = Actor(Box(0, 255, shape, np.uint8), Box(-1, 1, (2,)), seed=0)
+    chosen = engine_for(actor, num_envs)
+    assert type(chosen) is engine
+    chosen.load_weights()
+    observations = images(actor.observation_space, num_envs)
+    noise = actor.action_distribution.draw_noise(np.random.default_rng(0), (num_envs,))
+    expected = actor.action_distribution.sample(actor(observations), noise)
+    np.testing.assert_allclose(chosen(observations, noise)[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(10, 10, 4), (21, 20, 2), (36, 37, 1)], ids=str)
