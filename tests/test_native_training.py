@@ -452,6 +452,27 @@ def test_settings_of_an_environment_that_change_are_traced_again():
     assert longest() == [2, 2] and agent._native_collector is second
 
 
+def test_what_is_within_a_stack_is_looked_at_too():
+    agent = keras_pg.A2C(seed=0)
+    agent.build(envs.FrameStack(Countdown(), 2).observation_space, Countdown.action_space)
+
+    def collector(env):
+        return collector_for(Copies(env, 2), agent.actor, num_steps=3, gamma=0.9)
+
+    class Other(Countdown):
+        pass
+
+    one = collector(envs.FrameStack(Countdown(), 2))
+    assert one.is_like(collector(envs.FrameStack(Countdown(), 2)))
+    assert one.restore(collector(envs.FrameStack(Countdown(), 2)).save())
+    other = collector(envs.FrameStack(Other(), 2))
+    assert not one.is_like(other) and not one.restore(other.save())
+    stack = envs.FrameStack(Countdown(), 2)
+    before = collector(stack)
+    stack.env.rate = 2
+    assert not before.is_like(collector(stack))
+
+
 def test_what_backup_and_restore_brings_back_includes_the_environments(tmp_path):
     class Crash(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):

@@ -1,7 +1,5 @@
 """Native environments that show their last observations."""
 
-import copy
-
 import gymnasium
 import numpy as np
 import tensorflow as tf
@@ -17,8 +15,7 @@ class FrameStack(NativeEnv):
     the beginning of an episode the first observation fills the place of those before it.
 
     Args:
-        env: a `NativeEnv` whose observations are a Box; what is changed in it afterwards has no
-            effect here.
+        env: a `NativeEnv` whose observations are a Box.
         stack_size: how many.
 
     Raises:
@@ -34,8 +31,7 @@ class FrameStack(NativeEnv):
         space = env.observation_space
         if not isinstance(space, gymnasium.spaces.Box) or not space.shape:
             raise ValueError(f"Only observations of a Box can be stacked, received {space}.")
-        # A copy: nothing tells a compiled program that an environment within another has changed.
-        self.env, self.stack_size = copy.copy(env), check_count("stack_size", stack_size)
+        self.env, self.stack_size = env, check_count("stack_size", stack_size)
         self.action_space, self.max_episode_steps = env.action_space, env.max_episode_steps
         low, high = (
             np.concatenate([side] * stack_size, axis=-1) for side in (space.low, space.high)

@@ -12,7 +12,12 @@ import numpy as np
 import tensorflow as tf
 
 from keras_pg import randomness, spaces
-from keras_pg.envs.native_env import check_native_env, seeds_of_call, step_and_reset
+from keras_pg.envs.native_env import (
+    NativeEnv,
+    check_native_env,
+    seeds_of_call,
+    step_and_reset,
+)
 from keras_pg.rollouts.rollout import Rollout, check_finite, draw_noise, rollout_specs
 
 # What may be wrong with a rollout, in the order in which it would come up within a step.
@@ -72,7 +77,7 @@ class NativeEnvCollector:
             lambda spec: tf.Variable(tf.zeros(spec.shape, spec.dtype), trainable=False), specs
         )
         # As they are now: a trace holds them as constants.
-        self._settings = dict(vars(env.env))
+        self._settings = _settings(env.env)
         self._steps = 0
 
     # ------------------------------------------------------------------------- pure functions
@@ -235,7 +240,7 @@ class NativeEnvCollector:
 
     def save(self):
         """Where the environments are, as arrays by name."""
-        kind = f"{type(self.env.env).__module__}.{type(self.env.env).__qualname__}"
+        kind = _kind(self.env.env)
         arrays = {str(i): x.numpy() for i, x in enumerate(tf.nest.flatten(self._variables))}
         return {"environment": np.frombuffer(kind.encode(), np.uint8), **arrays}
 
@@ -258,8 +263,7 @@ class NativeEnvCollector:
     def is_like(self, other):
         """Whether the other one would collect the same: of the same environment, and as much."""
         return (
-            type(self.env.env) is type(other.env.env)
-            and _equal(self._settings, other._settings)
+            _equal(self._settings, other._settings)
             and self.signature == other.signature
             and (self.actor, self.gamma, self.whole_episodes)
             == (other.actor, other.gamma, other.whole_episodes)
@@ -310,6 +314,21 @@ def _not_finite(x):
     if not x.dtype.is_floating:
         return tf.zeros(x.shape[:2], tf.bool)
     return tf.reduce_any(~tf.math.is_finite(x), axis=range(2, len(x.shape)))
+
+
+def _settings(env):
+    """The class of an environment and its attributes, among them environments within it."""
+    attributes = {
+        name: _settings(value) if isinstance(value, NativeEnv) else value
+        for name, value in vars(env).items()
+    }
+    return type(env), attributes
+
+
+def _kind(env):
+    """The names of an environment's class and of those within it."""
+    within = (_kind(value) for value in vars(env).values() if isinstance(value, NativeEnv))
+    return " ".join([f"{type(env).__module__}.{type(env).__qualname__}", *within])
 
 
 def _equal(settings, others):
