@@ -31,7 +31,8 @@ class Conv2D(keras.layers.Conv2D):
 
     Where XLA compiles it, it is a matrix product of the kernel and the patches that it covers, the
     same numbers but for rounding: the gradient of XLA's own convolution takes ten times as long
-    inside of a loop, as training is. Elsewhere, as where a policy acts or is served, it is Keras's.
+    inside of a loop, as training is. Elsewhere, as where Python steps the environments or where the
+    policy is served, it is Keras's.
 
     Args:
         filters, kernel_size, strides, activation, ...: as of `keras.layers.Conv2D`. XLA's own is

@@ -112,7 +112,7 @@ class Actor(_Network):
             entry for each choice, those of a MultiDiscrete space one component after the other.
         encoder: any Keras model from float [B, ...] to features [B, F]. Default: `mlp()`, of what
             is flattened if it is of rank 2; for images `cnn()`, or, below 36 x 36, one convolution
-            of 16 filters of 3 x 3 and a layer of 128 units.
+            of 16 filters of 3 x 3 and a layer of 128 units (below 3 x 3, `mlp()` too).
         normalize_observations: normalize Box observations, but not images, by running statistics.
         squash: squash Gaussian actions by tanh into the bounds instead of clipping them.
         log_std_init: initial log standard deviation of Gaussian actions.

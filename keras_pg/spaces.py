@@ -62,9 +62,8 @@ def check_observation_space(space):
             return space
         raise ValueError(
             f"Observations of {space} are taken for images, whose numbers all lie between the same "
-            f"two finite bounds; these lie between {observed.low.min()} and {observed.high.max()}, "
-            "or differ. If they are none, wrap the environment with "
-            "`gymnasium.wrappers.FlattenObservation`."
+            f"two finite bounds; these lie between {low} and {high}, or differ. If they are none, "
+            "wrap the environment with `gymnasium.wrappers.FlattenObservation`."
         )
     if isinstance(observed, gymnasium.spaces.Box) and len(observed.shape) in (1, 2):
         return space
@@ -229,8 +228,8 @@ def to_config(space):
     if is_masked(space):
         return {"type": "Dict", "spaces": {name: to_config(part) for name, part in space.items()}}
     if isinstance(space, gymnasium.spaces.Box):
-        # Bounds are written as text: JSON has no infinity, and some readers no 64-bit integers. An
-        # image's are alike, and written once.
+        # Bounds are written as text: JSON has no infinity, and some readers no 64-bit integers.
+        # Those of images and matrices, if they are alike, are written once.
         number = float if space.dtype.kind == "f" else int
         once = len(space.shape) > 1 and all(
             np.all(side == side.flat[0]) for side in (space.low, space.high)
@@ -267,7 +266,11 @@ def from_config(config):
         return gymnasium.spaces.MultiBinary(config["n"])
     number = float if dtype.kind == "f" else int
     low, high = (
-        np.resize(np.array([number(bound) for bound in config[side]], dtype), config["shape"])
+        _of_shape(np.array([number(bound) for bound in config[side]], dtype), config["shape"])
         for side in ("low", "high")
     )
     return gymnasium.spaces.Box(low, high, dtype=dtype.type)
+
+
+def _of_shape(bounds, shape):
+    return np.full(shape, bounds[0]) if len(bounds) == 1 else bounds.reshape(shape)

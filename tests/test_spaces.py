@@ -67,6 +67,12 @@ def test_what_all_numbers_of_an_image_have_in_common_is_written_once():
     assert len(json.dumps(spaces.to_config(SUPPORTED["image"]))) < 200
 
 
+def test_bounds_that_are_neither_one_nor_all_are_an_error():
+    config = spaces.to_config(SUPPORTED["image"])
+    with pytest.raises(ValueError, match="reshape"):
+        spaces.from_config({**config, "low": ["0", "0"]})
+
+
 def test_a_space_in_place_of_a_config_is_returned_as_it_is():
     space = Discrete(3)
     assert spaces.from_config(space) is space

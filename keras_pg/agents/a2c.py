@@ -32,7 +32,8 @@ class A2C(Agent):
     global norm of 0.5.
 
     Args:
-        actor: None for two tanh layers of 64, any Keras model as the encoder, or an `Actor`.
+        actor: None for two tanh layers of 64 (of images, for convolutions: see `Actor`), any Keras
+            model as the encoder, or an `Actor`.
         critic: the same for V(s), or a `Critic`; an `ActionCritic` where Ψ needs Q(s, a).
         gamma, advantage, gae_lambda, discount_weighting: see `Agent`.
         entropy_coef: c_e, a number or a schedule.

@@ -373,6 +373,14 @@ class Agent(NativeTraining):
                 total_timesteps, batch_size, epochs, steps_per_epoch, self.steps_per_execution
             )
             self._prepare(env)
+            networks = filter(None, (self.actor, self.critic))
+            if self.jit_compile and any(map(has_slow_gradient, networks)):
+                warnings.warn(
+                    "XLA takes ten times as long for the gradient of Keras's own convolutions: "
+                    "make the encoder of keras_pg.Conv2D, or call "
+                    "agent.compile(jit_compile=False).",
+                    stacklevel=2,
+                )
             collector = self._collector(env, num_steps, self.whole_episodes)
             if collector.in_graph:
                 rollouts = RolloutsInGraph()
@@ -417,13 +425,6 @@ class Agent(NativeTraining):
         self.build(env.single_observation_space, env.single_action_space)
         if not self.compiled:
             self.compile()
-        networks = [network for network in (self.actor, self.critic) if network is not None]
-        if self.jit_compile and any(has_slow_gradient(network) for network in networks):
-            warnings.warn(
-                "XLA takes ten times as long for the gradient of Keras's own convolutions: make "
-                "the encoder of keras_pg.Conv2D, or call agent.compile(jit_compile=False).",
-                stacklevel=3,
-            )
 
     def _constants(self):
         """The settings that a trace of the train step holds as constants."""

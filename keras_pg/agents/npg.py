@@ -32,7 +32,8 @@ class NPG(Agent):
     critic's.
 
     Args:
-        actor: None for two tanh layers of 64, any Keras model as the encoder, or an `Actor`.
+        actor: None for two tanh layers of 64 (of images, for convolutions: see `Actor`), any Keras
+            model as the encoder, or an `Actor`.
         critic: the same for V(s), or a `Critic`; an `ActionCritic` where Ψ needs Q(s, a).
         gamma, advantage, gae_lambda, discount_weighting: see `Agent`.
         max_kl: ε, in nats, a number or a schedule: the mean over states of KL(π_old ‖ π), summed

@@ -51,7 +51,8 @@ class PPO(Agent):
     gradients clipped to a global norm of 0.5.
 
     Args:
-        actor: None for two tanh layers of 64, any Keras model as the encoder, or an `Actor`.
+        actor: None for two tanh layers of 64 (of images, for convolutions: see `Actor`), any Keras
+            model as the encoder, or an `Actor`.
         critic: the same for V(s), or a `Critic`; an `ActionCritic` where Ψ needs Q(s, a).
         gamma, advantage, gae_lambda, discount_weighting: see `Agent`.
         clip_ratio: ε, a number or a schedule over gradient steps; None for no clipping.

@@ -9,6 +9,7 @@ weights, is a third as fast as TensorFlow.
 """
 
 import contextlib
+import functools
 import logging
 import os
 
@@ -139,12 +140,13 @@ class CompiledEngine:
 
 
 def _convolution_products(graph):
-    """How many multiplications the convolutions of a graph take, whose shapes are all known."""
+    """How many multiplications the convolutions of a graph take, those of known shapes."""
     convolutions = (op for op in graph.get_operations() if op.type == "Conv2D")
-    return sum(
-        int(np.prod(op.outputs[0].shape)) * int(np.prod(op.inputs[1].shape[:3]))
+    counts = (
+        (op.outputs[0].shape.num_elements(), op.inputs[1].shape[:3].num_elements())
         for op in convolutions
     )
+    return sum(outputs * products for outputs, products in counts if outputs and products)
 
 
 def engine_for(actor, num_envs):
@@ -152,10 +154,12 @@ def engine_for(actor, num_envs):
 
     That LiteRT cannot is said once in the log, with the reason.
     """
-    if spaces.is_image(spaces.without_mask(actor.observation_space)):
-        compiled = CompiledEngine(actor, num_envs)
-        if _convolution_products(compiled.graph) > MOST_CONVOLUTION_PRODUCTS:
-            return compiled
+    compiled = functools.cache(lambda: CompiledEngine(actor, num_envs))
+    if (
+        spaces.is_image(spaces.without_mask(actor.observation_space))
+        and _convolution_products(compiled().graph) > MOST_CONVOLUTION_PRODUCTS
+    ):
+        return compiled()
     try:
         return LiteRTEngine(actor, num_envs)
     except Exception as error:  # The converter raises many kinds; each means the same here.
@@ -164,4 +168,4 @@ def engine_for(actor, num_envs):
             "which is slower. The reason: %s",
             str(error).partition("\n")[0],  # the converter appends its whole program
         )
-        return CompiledEngine(actor, num_envs)
+        return compiled()
