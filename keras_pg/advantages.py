@@ -12,7 +12,14 @@ import tensorflow as tf
 
 from keras_pg.hyperparameters import check_count, check_range
 from keras_pg.normalization import RunningMoments
-from keras_pg.returns import first_of_episode, gae, n_step, reward_to_go, total_return
+from keras_pg.returns import (
+    first_of_episode,
+    gae,
+    group_advantages,
+    n_step,
+    reward_to_go,
+    total_return,
+)
 
 register = keras.saving.register_keras_serializable("keras_pg")
 
@@ -35,6 +42,7 @@ class Evaluated(NamedTuple):
     timesteps: Any  # int32 [T, N] t within the episode
     gamma: float
     gae_lambda: float  # of the agent
+    group_size: int = 1  # G, episodes in a row that began alike
 
     @property
     def _ends(self):
@@ -75,6 +83,7 @@ class Advantage:
 
     Attributes:
         critic: what it needs: None, "state" for V(s), or "action" for Q(s, a).
+        grouped: whether it compares whole episodes that began alike, as `GRPO` plays them.
         layers: Keras layers that hold statistics of its own, to be saved with the agent.
 
     A subclass defines `__call__`. With arguments it defines `get_config` too, and is registered by
@@ -82,6 +91,7 @@ class Advantage:
     """
 
     critic = None
+    grouped = False
     layers = ()
 
     def __call__(self, steps):
@@ -142,6 +152,7 @@ class Sum(Advantage):
         critics = {advantage.critic for _, advantage in self.terms}
         # A critic of actions has a V(s) as well.
         self.critic = next((kind for kind in ("action", "state") if kind in critics), None)
+        self.grouped = any(advantage.grouped for _, advantage in self.terms)
         self._distinct = list({id(advantage): advantage for _, advantage in self.terms}.values())
         self.layers = [layer for advantage in self._distinct for layer in advantage.layers]
 
@@ -252,6 +263,43 @@ class ReturnMinusBaseline(Advantage):
 
 
 @register
+class GroupRelative(Advantage):
+    """Ψ_t = (R_i - mean(R_group)) / (σ + 1e-4) for every step of episode i. No critic.
+
+    R is the return of a whole episode, and its group the episodes that began in the same state:
+    how much better it went than those. For agents that play groups, `GRPO`.
+
+    Args:
+        scale: what σ is: the "group"'s own standard deviation, that of the whole "batch" of
+            returns, or None to divide by nothing.
+
+    Raises:
+        ValueError: another `scale`.
+
+    Reference: Shao et al., 2024, arXiv:2402.03300, section 4.1.2; see `returns.group_advantages`.
+    """
+
+    grouped = True
+
+    def __init__(self, scale="group"):
+        if scale not in ("group", "batch", None):
+            raise ValueError(f'scale must be "group", "batch" or None, received {scale!r}.')
+        self.scale = scale
+
+    def __call__(self, steps):
+        returns = steps.returns()[0]  # of the first step, and so of the whole episode
+        by_episode = group_advantages(returns, steps.group_size, self.scale)
+        return tf.ones_like(steps.rewards) * by_episode
+
+    def discounted(self, steps):
+        """Ψ_t itself: as in `TotalReturn`, returns are discounted from the episode's start."""
+        return self(steps)
+
+    def get_config(self):
+        return {"scale": self.scale}
+
+
+@register
 class TDResidual(Advantage):
     """Ψ_t = r_t + γ V(s_{t+1}) - V(s_t): one step, the least variance, the most bias."""
 
@@ -336,6 +384,7 @@ _NAMED = {
     "total_return": TotalReturn,
     "reward_to_go": RewardToGo,
     "return_minus_baseline": ReturnMinusBaseline,
+    "group_relative": GroupRelative,
     "td": TDResidual,
     "gae": GAE,
     "q": ActionValue,

@@ -28,10 +28,11 @@ def gradient_statistics(
         g = Σ_t w_t Ψ_t ∇ log π(a_t|s_t)
 
     over the steps of a rollout, at the weights that the agent has; w is the agent's `step_weights`:
-    1 / M for M steps, or for `REINFORCE` on N whole episodes 1 / N. Ψ is not standardized, as some
-    agents do before they take their steps. Each rollout starts new episodes. The agent learns
-    nothing. Of n estimates with mean ḡ and total variance v, the squared norm of the expected
-    gradient is estimated by ‖ḡ‖² - v / n, and not below 0.
+    1 / M for M steps, or for `REINFORCE` on N whole episodes 1 / N; for `GRPO` those of its
+    `normalization`. Ψ is not standardized, as some agents do before they take their steps. Each
+    rollout starts new episodes. The agent learns nothing. Of n estimates with mean ḡ and total
+    variance v, the squared norm of the expected gradient is estimated by ‖ḡ‖² - v / n, and not
+    below 0.
 
     Args:
         agent: an agent that has been built, or is built here from the environment's spaces.
@@ -47,8 +48,7 @@ def gradient_statistics(
         `GradientStatistics`.
 
     Raises:
-        ValueError: the estimator needs a critic that the agent has not, or the agent is a `GRPO`,
-            whose baseline is a group of episodes and no Ψ_t.
+        ValueError: the estimator needs a critic, or groups of episodes, that the agent has not.
 
     Example:
     >>> import keras_pg
@@ -62,12 +62,12 @@ def gradient_statistics(
     """
     if check_count("rollouts", rollouts) < 2:
         raise ValueError(f"A variance needs at least 2 rollouts, received rollouts={rollouts}.")
-    if agent.group_size > 1:
-        raise ValueError(
-            f"{type(agent).__name__} compares the episodes of a group, which no Ψ_t says: there "
-            "are no gradient statistics of it."
-        )
     estimator = agent.advantage if advantage is None else advantages.get(advantage).fresh()
+    if estimator.grouped and agent.group_size == 1:
+        raise ValueError(
+            f"{estimator!r} compares episodes that began alike, which {type(agent).__name__} does "
+            "not play: give a GRPO."
+        )
     if estimator.critic not in (None, agent.advantage.critic, "state") or (
         estimator.critic == "state" and agent.advantage.critic is None
     ):
@@ -77,6 +77,7 @@ def gradient_statistics(
         )
     env, ours = make_vector_env(env, num_envs)
     try:
+        agent.check_groups(env.num_envs)
         agent.build(env.single_observation_space, env.single_action_space)
         collector = collector_for(
             env,
@@ -103,7 +104,7 @@ def gradient_statistics(
 
         def collect(k):
             # Seeds of environments must not overlap from one rollout to the next.
-            collector.reset(seed + k * env.num_envs)
+            collector.reset(seed + k * env.num_envs, agent.group_size)
             rollout = collector.collect(np.random.default_rng([seed, k]))
             return tf.nest.map_structure(tf.constant, rollout)
 

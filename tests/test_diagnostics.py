@@ -6,13 +6,13 @@ import tensorflow as tf
 
 import keras_pg
 from environments import Bandit
-from keras_pg.advantages import GAE, ReturnMinusBaseline
+from keras_pg.advantages import GAE, GroupRelative, ReturnMinusBaseline
 from keras_pg.diagnostics import gradient_statistics
 from tabular import TabularEnv, chain, exact_gradient
 
 
-def tabular_agent(mdp, **settings):
-    agent = keras_pg.REINFORCE(
+def tabular_agent(mdp, algorithm=keras_pg.REINFORCE, **settings):
+    agent = algorithm(
         keras.Sequential([keras.layers.Identity()]), gamma=mdp.gamma, seed=0, **settings
     )
     env = TabularEnv(mdp)
@@ -100,9 +100,30 @@ def test_a_running_mean_has_seen_returns_before_it_is_measured():
     assert float(baseline.layers[0].count) == 0  # the one that was passed in stays as it was
 
 
-def test_groups_have_no_estimator_to_measure():
-    with pytest.raises(ValueError, match="GRPO compares the episodes of a group"):
-        gradient_statistics(keras_pg.GRPO(), Bandit)
+def test_groups_are_measured_by_the_weights_of_their_loss():
+    """1 / (N T) for each step; and the mean of the group has the episode's own share, 1 / G."""
+    mdp = chain()
+    agent = tabular_agent(
+        mdp,
+        keras_pg.GRPO,
+        group_size=4,
+        advantage=GroupRelative(scale=None),
+        normalization="constant",
+    )
+    found = gradient_statistics(
+        agent, lambda: TabularEnv(mdp), rollouts=200, num_envs=8, num_steps=mdp.steps
+    )
+    exact = exact_gradient(mdp, agent.actor.head.kernel.numpy().astype(float))
+    difference = found.mean[: exact.size] - exact.ravel() * (1 - 1 / 4) / mdp.steps
+    assert difference @ difference < 9 * found.variance / 200
+    assert found.signal_to_noise > 0
+
+
+def test_groups_are_asked_only_of_an_agent_that_plays_them():
+    with pytest.raises(ValueError, match=r"GroupRelative.*began alike, which A2C does not"):
+        gradient_statistics(keras_pg.A2C(), Bandit, advantage="group_relative")
+    with pytest.raises(ValueError, match="num_envs=6 is no multiple of group_size=4"):
+        gradient_statistics(keras_pg.GRPO(group_size=4), Bandit, num_envs=6)
 
 
 def test_one_rollout_has_no_variance():

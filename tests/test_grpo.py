@@ -9,6 +9,7 @@ import tensorflow as tf
 import keras_pg
 from environments import Bandit, Clockwork
 from keras_pg import losses
+from keras_pg.advantages import GroupRelative, RewardToGo
 from keras_pg.agents.grpo import step_weights
 from keras_pg.agents.ppo import Batch
 from keras_pg.agents.reference import kl_to_reference
@@ -89,6 +90,37 @@ def test_the_step_is_that_of_the_objective_episode_by_episode():
     expected = [v - g for v, g in zip(variables, tape.gradient(loss, variables))]
     logs = step(agent, rollout, eagerly=True)
     np.testing.assert_allclose(logs["loss"], float(loss), rtol=1e-5)
+    for found, wanted in zip(agent.actor.trainable_variables, expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=2e-6)
+
+
+def test_any_estimator_without_a_critic_may_take_the_groups_place():
+    """Also in a sum with it, and weighted by γ^t."""
+    settings = {"group_size": 2, "gamma": 0.9, "discount_weighting": True, "learning_rate": 1.0}
+    estimator = 0.5 * GroupRelative(scale=None) + 0.5 * RewardToGo()
+    agent = built(keras_pg.GRPO, advantage=estimator, **settings)
+    rollout = episodes(agent, [3, 5, 1, 4])
+    variables = agent.actor.trainable_variables
+    with tf.GradientTape() as tape:
+        loss = 0.0
+        lengths = [3, 5, 1, 4]
+        discounts = 0.9 ** np.arange(5)
+        returns = [
+            [discounts[: end - t] @ rollout.rewards[t:end, n] for t in range(end)]
+            for n, end in enumerate(lengths)
+        ]
+        for n, length in enumerate(lengths):
+            group = [returns[m][0] for m in (n // 2 * 2, n // 2 * 2 + 1)]
+            log_probs = agent.actor.action_distribution.log_prob(
+                agent.actor(rollout.observations[:length, n]), rollout.actions[:length, n]
+            )
+            psi = [
+                0.5 * (returns[n][0] - np.mean(group)) + 0.5 * 0.9**t * returns[n][t]
+                for t in range(length)
+            ]
+            loss -= tf.reduce_mean(log_probs * np.array(psi, np.float32)) / 4
+    expected = [v - g for v, g in zip(variables, tape.gradient(loss, variables))]
+    step(agent, rollout, eagerly=True)
     for found, wanted in zip(agent.actor.trainable_variables, expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=2e-6)
 
@@ -300,7 +332,7 @@ def test_a_policy_stays_near_its_reference(algorithm, how):
         variable.assign_add(0.3 * np.random.default_rng(5).normal(size=variable.shape))
     settings = {"advantage": "reward_to_go", "normalize_advantages": False}
     if algorithm is keras_pg.GRPO:
-        settings = {"group_size": 32, "scale": None}
+        settings = {"group_size": 32, "advantage": GroupRelative(scale=None)}
     agent = built(
         algorithm,
         reference=reference,
@@ -372,13 +404,17 @@ def test_eager_graph_and_xla_agree(jit_compile):
 
 def test_a_saved_agent_makes_the_same_next_update(tmp_path):
     agent = built(
-        keras_pg.GRPO, group_size=2, scale="batch", normalization="token", clip_ratio_high=0.28
+        keras_pg.GRPO,
+        group_size=2,
+        advantage=GroupRelative("batch"),
+        normalization="token",
+        clip_ratio_high=0.28,
     )
     rollout = episodes(agent, [4, 8, 1, 3])
     step(agent, rollout, eagerly=True)
     agent.save(tmp_path / "agent.keras")
     loaded = keras.models.load_model(tmp_path / "agent.keras")
-    assert loaded.scale == "batch" and loaded.normalization == "token"
+    assert loaded.advantage.scale == "batch" and loaded.normalization == "token"
     step(agent, rollout, eagerly=True), step(loaded, rollout, eagerly=True)
     for one, other in zip(agent.weights, loaded.weights, strict=True):
         np.testing.assert_array_equal(one, other, err_msg=one.path)
@@ -397,11 +433,18 @@ def test_episodes_longer_than_a_rollout_are_cut():
     "algorithm, arguments, error, message",
     [
         (keras_pg.GRPO, {"group_size": 1}, ValueError, "group_size .*1"),
-        (keras_pg.GRPO, {"scale": "std"}, ValueError, "scale .*'std'"),
         (keras_pg.GRPO, {"normalization": "mean"}, ValueError, "normalization .*'mean'"),
         (keras_pg.GRPO, {"clip_ratio_high": 0.0}, ValueError, "clip_ratio_high .*0"),
         (keras_pg.GRPO, {"clip_ratio": None, "clip_ratio_high": 0.3}, ValueError, "clips nothing"),
-        (keras_pg.GRPO, {"advantage": "gae"}, TypeError, "no argument 'advantage'"),
+        (
+            keras_pg.GRPO,
+            {"advantage": "gae"},
+            ValueError,
+            "'gae' needs a critic, and GRPO",
+        ),
+        (keras_pg.GRPO, {"gae_lambda": 0.9}, TypeError, "no argument 'gae_lambda'"),
+        (keras_pg.PPO, {"advantage": "group_relative"}, ValueError, "which PPO does not play"),
+        (GroupRelative, {"scale": "std"}, ValueError, "scale .*'std'"),
         (keras_pg.PPO, {"kl_coef": 0.1}, ValueError, "one needs the other"),
         (keras_pg.PPO, {"kl_estimator": "k4"}, ValueError, "'k4'"),
         (keras_pg.PPO, {"kl_in": "both"}, ValueError, "'both'"),

@@ -88,6 +88,11 @@ class Agent(NativeTraining):
         self._advantage = advantages.get(advantage).fresh()
         # Where Keras finds them, to be saved with the agent.
         self.advantage_layers = list(self._advantage.layers)
+        if self.advantage.grouped and self.group_size == 1:
+            raise ValueError(
+                f"advantage={advantage!r} compares episodes that began alike, in groups, which "
+                f"{type(self).__name__} does not play: use GRPO, or choose another advantage."
+            )
         self.gae_lambda = check_range("gae_lambda", gae_lambda, 0.0, 1.0)
         self.discount_weighting = check_flag("discount_weighting", discount_weighting)
         if self.advantage.critic is None and critic is not None:
@@ -347,10 +352,7 @@ class Agent(NativeTraining):
         with contextlib.ExitStack() as cleanup:
             cleanup.enter_context(closing(env, ours))
             batch_size = num_steps * env.num_envs
-            if env.num_envs % self.group_size:
-                raise ValueError(
-                    f"num_envs={env.num_envs} is no multiple of group_size={self.group_size}."
-                )
+            self.check_groups(env.num_envs)
             if batch_size % self.num_minibatches:
                 raise ValueError(
                     f"num_steps={num_steps} · num_envs={env.num_envs} = {batch_size} steps cannot "
@@ -419,6 +421,11 @@ class Agent(NativeTraining):
                 validation_freq=validation_freq,
                 **validation,
             )
+
+    def check_groups(self, num_envs):
+        """Raises `ValueError` if so many environments cannot be split into groups."""
+        if num_envs % self.group_size:
+            raise ValueError(f"num_envs={num_envs} is no multiple of group_size={self.group_size}.")
 
     def _prepare(self, env):
         """Builds and compiles, where that has not been done."""
@@ -500,6 +507,7 @@ class Agent(NativeTraining):
             rollout.timesteps,
             self.gamma,
             self.gae_lambda,
+            self.group_size,
         )
 
     @property

@@ -8,7 +8,7 @@ of which each G in a row, a group, began in the same state:
 
     1. Evaluate the policy that collected, log π_old(a|s), and the reference policy.
     2. Each step of episode i has the advantage Â_i = (R_i - mean(R_group)) / std(R_group): how much
-       better its return is than those of its group. There is no critic.
+       better its return is than those of its group. Or another Ψ that needs no critic.
     3. For K epochs, in minibatches, ascend
 
            E[ min(r Â, clip(r, 1-ε, 1+ε') Â) ] - β KL(π ‖ π_ref) + c_e E[H(π)],   r = π / π_old
@@ -21,10 +21,9 @@ of which each G in a row, a group, began in the same state:
 import keras
 import tensorflow as tf
 
-from keras_pg import losses
+from keras_pg import advantages, losses
 from keras_pg.agents.ppo import PPO
 from keras_pg.hyperparameters import Hyperparameter, check_count
-from keras_pg.returns import group_advantages
 from keras_pg.rollouts.minibatches import Minibatches, flatten_time
 
 
@@ -66,12 +65,13 @@ class GRPO(PPO):
 
     Args:
         actor: see `PPO`. There is no critic.
-        group_size: G, episodes that are compared with each other.
-        scale: divide by the standard deviation of the "group", of the "batch", or by None.
+        group_size: G, episodes that begin alike and are compared with each other.
+        advantage: "group_relative", or `GroupRelative` with another `scale`; or any Ψ that needs no
+            critic, as "reward_to_go", and sums of them.
         normalization: of the loss: "sequence", "token" or "constant", see `step_weights`.
         clip_ratio: ε, a number or a schedule.
         clip_ratio_high: ε' for ratios above 1; None for ε.
-        reference, kl_coef, kl_estimator, kl_in, entropy_coef, target_kl, gamma,
+        reference, kl_coef, kl_estimator, kl_in, entropy_coef, target_kl, gamma, discount_weighting,
             normalize_observations, squash_actions, seed: see `PPO`. Returns are not discounted
             unless gamma is given. With kl_in="reward" the penalty is part of the returns that are
             compared, and of what they are divided by: in a group whose own returns are all equal
@@ -84,7 +84,8 @@ class GRPO(PPO):
     gradient step it is 0 in the mean whatever the policy.
 
     Raises:
-        ValueError: a hyperparameter is out of range, or num_envs no multiple of group_size.
+        ValueError: a hyperparameter is out of range, `advantage` needs a critic, or num_envs is no
+            multiple of group_size.
 
     Example:
     >>> import keras_pg
@@ -97,6 +98,7 @@ class GRPO(PPO):
     """
 
     clip_ratio_high = Hyperparameter(low_open=True, optional=True)
+    group_size = 8
     whole_episodes = True
     default_num_steps = 1000
     row_metrics = ("loss", "policy_loss", "entropy", "approx_kl", "clip_fraction")
@@ -104,8 +106,8 @@ class GRPO(PPO):
 
     # What PPO has and GRPO has not.
     _fixed = (
-        *("critic", "advantage", "gae_lambda", "discount_weighting", "normalize_advantages"),
-        *("value_clip", "value_coef", "kl_penalty", "kl_penalty_target"),
+        *("critic", "gae_lambda", "normalize_advantages", "value_clip", "value_coef"),
+        *("kl_penalty", "kl_penalty_target"),
     )
 
     def __init__(
@@ -113,7 +115,7 @@ class GRPO(PPO):
         actor=None,
         *,
         group_size=8,
-        scale="group",
+        advantage="group_relative",
         normalization="sequence",
         clip_ratio=0.2,
         clip_ratio_high=None,
@@ -125,9 +127,14 @@ class GRPO(PPO):
         for name in self._fixed:
             if name in settings:
                 raise TypeError(f"GRPO has no argument {name!r}: its baseline is the group.")
+        if advantages.get(advantage).critic is not None:
+            raise ValueError(
+                f"advantage={advantage!r} needs a critic, and GRPO has none: choose another, such "
+                'as "group_relative", or another agent, such as PPO.'
+            )
         super().__init__(
             actor,
-            advantage="total_return",
+            advantage=advantage,
             gamma=gamma,
             clip_ratio=clip_ratio,
             update_epochs=update_epochs,
@@ -138,8 +145,6 @@ class GRPO(PPO):
         self.group_size = check_count("group_size", group_size)
         if group_size < 2:
             raise ValueError(f"group_size must be at least 2, received {group_size}.")
-        if scale not in ("group", "batch", None):
-            raise ValueError(f'scale must be "group", "batch" or None, received {scale!r}.')
         if normalization not in ("sequence", "token", "constant"):
             raise ValueError(
                 'normalization must be "sequence", "token" or "constant", '
@@ -150,7 +155,7 @@ class GRPO(PPO):
                 f"clip_ratio=None clips nothing, and clip_ratio_high={clip_ratio_high!r} is a part "
                 "of the clipping: give both or neither."
             )
-        self.scale, self.normalization = scale, normalization
+        self.normalization = normalization
         self.clip_ratio_high = clip_ratio_high
 
     def train_step(self, rollout):
@@ -162,10 +167,8 @@ class GRPO(PPO):
         rollout = self.penalize_rewards(rollout, steps, *old_policy)
         evaluated = self.criticize(rollout)
 
-        # 2. Advantages, one for each episode.
-        returns = evaluated.returns()[0]
-        by_episode = group_advantages(returns, self.group_size, self.scale)
-        advantage = tf.reshape(tf.ones_like(rollout.rewards) * by_episode, [-1])
+        # 2. Advantages.
+        advantage = tf.reshape(self.psi(evaluated), [-1])
 
         # 3. Gradient steps. A minibatch is a sample of steps, whose weights are those of the whole.
         minibatches = Minibatches(
@@ -174,7 +177,7 @@ class GRPO(PPO):
             epochs=self.update_epochs,
             num_minibatches=self.num_minibatches,
         )
-        weights = self.num_minibatches * step_weights(rollout.valid, self.normalization)
+        weights = self.num_minibatches * self.step_weights(rollout.valid)
         counted = losses.mean_weights(minibatches.split(steps.valid))
         zeros = tf.zeros_like(advantage)
         batch = (steps.observations, steps.actions, *old_policy, zeros, zeros, advantage)
@@ -189,6 +192,9 @@ class GRPO(PPO):
         metrics["frac_zero_std"] = tf.reduce_mean(tf.cast(equal, tf.float32))
         return self.log(rollout, metrics)
 
+    def step_weights(self, valid):
+        return step_weights(valid, self.normalization)
+
     def get_config(self):
         config = super().get_config()
         for name in self._fixed:
@@ -196,7 +202,6 @@ class GRPO(PPO):
         return {
             **config,
             "group_size": self.group_size,
-            "scale": self.scale,
             "normalization": self.normalization,
             "clip_ratio_high": GRPO.clip_ratio_high.config(self),
         }

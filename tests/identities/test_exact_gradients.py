@@ -16,6 +16,7 @@ from keras_pg.advantages import (
     GAE,
     ActionAdvantage,
     ActionValue,
+    GroupRelative,
     NStep,
     ReturnMinusBaseline,
     RewardToGo,
@@ -96,6 +97,22 @@ def test_every_estimator_gives_the_policy_gradient(played, name):
     samples = episode_gradients(logits, states, actions, psi, evaluated.valid)
     found, bound = distance(samples, exact_gradient(mdp, logits))
     assert found < bound
+
+
+@pytest.mark.parametrize("group_size", [2, 8])
+def test_the_groups_mean_as_baseline_gives_the_policy_gradient_but_for_its_own_share(
+    played, group_size
+):
+    """Of the mean, 1 / G is the episode itself: E[(R_i - mean) ∇log π] = (1 - 1 / G) ∇J."""
+    mdp, logits, states, actions, evaluated = played
+    psi = GroupRelative(scale=None)(evaluated._replace(group_size=group_size)).numpy()
+    samples = episode_gradients(logits, states, actions, psi, evaluated.valid)
+    # A group's episodes share their mean: the group is the sample.
+    groups = samples.reshape(-1, group_size, samples.shape[-1]).mean(axis=1)
+    found, bound = distance(group_size / (group_size - 1) * groups, exact_gradient(mdp, logits))
+    assert found < bound
+    found, bound = distance(groups, exact_gradient(mdp, logits))
+    assert found > bound
 
 
 # Not the returns: those of late steps are cut where an MDP without a horizon is no longer played.
