@@ -472,7 +472,10 @@ class Agent(NativeTraining):
         """
         rewards = rollout.rewards
         if self.reward_scaling is not None:
-            rewards = self.reward_scaling(rewards)
+            returns, valid = (
+                tf.reshape(x, [-1]) for x in (rollout.discounted_returns, rollout.valid)
+            )
+            rewards = self.reward_scaling(rewards, returns, valid)
         values = next_values = tf.zeros_like(rewards)
         action_values = None
         if self.advantage.critic is not None:
@@ -538,7 +541,7 @@ class Agent(NativeTraining):
         return losses.mean_weights(tf.reshape(valid, [-1]))
 
     def learn_statistics(self, rollout, evaluated):
-        """Merges the rollout into every running statistic. They are frozen until then."""
+        """Merges the rollout into every running statistic. They are weights, frozen until then."""
         rows = flatten_time(rollout)
         for network in (self.actor, self.critic):
             if network is not None:
