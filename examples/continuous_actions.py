@@ -10,6 +10,6 @@ agent = keras_pg.PPO(
 )
 gradient_steps = TIMESTEPS // (NUM_ENVS * NUM_STEPS) * 10 * 16
 schedule = keras.optimizers.schedules.PolynomialDecay(1e-3, gradient_steps, 1e-4)
-agent.compile(keras.optimizers.Adam(schedule, epsilon=1e-5, global_clipnorm=0.5))
+agent.compile(keras.optimizers.Adam(schedule, global_clipnorm=0.5))
 agent.fit("Pendulum-v1", total_timesteps=TIMESTEPS, num_envs=NUM_ENVS, num_steps=NUM_STEPS)
 print(agent.evaluate("Pendulum-v1", episodes=100, verbose=0))

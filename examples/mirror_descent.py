@@ -18,8 +18,8 @@ agent = keras_pg.MDPO(step_size=falling_from(1.0), update_epochs=UPDATE_EPOCHS, 
 # Adam's steps are as long for a small gradient as for a large one. Near a step size of 0 the KL
 # divergence is all that counts, and only a learning rate near 0 keeps the policy where it is.
 agent.compile(
-    optimizer=keras.optimizers.Adam(falling_from(3e-3), epsilon=1e-5, global_clipnorm=0.5),
-    critic_optimizer=keras.optimizers.Adam(falling_from(1e-2), epsilon=1e-5, global_clipnorm=0.5),
+    optimizer=keras.optimizers.Adam(falling_from(3e-3), global_clipnorm=0.5),
+    critic_optimizer=keras.optimizers.Adam(falling_from(1e-2), global_clipnorm=0.5),
 )
 history = agent.fit(
     "CartPole-v1", num_envs=NUM_ENVS, num_steps=NUM_STEPS, total_timesteps=TIMESTEPS, verbose=0

@@ -34,7 +34,7 @@ class Evaluated(NamedTuple):
     observations: Any  # [T, N, ...] raw
     rewards: Any  # float [T, N], scaled if the agent scales them
     values: Any  # float [T, N] V(s_t)
-    next_values: Any  # float [T, N] V(s_{t+1}), before any reset
+    next_values: Any  # float [T, N] V(s_{t+1}), before any reset; 0 of a terminal state
     action_values: Any  # float [T, N] Q(s_t, a_t), or None
     terminated: Any  # bool [T, N]
     truncated: Any  # bool [T, N]

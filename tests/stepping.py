@@ -39,15 +39,19 @@ def make_rollout(agent, T=8, N=4, seed=0, invalid=()):
     valid = np.ones((T, N), bool)
     for row in invalid:
         valid[row] = False
+    terminated, truncated = (rng.random((T, N)) < 0.1 for _ in range(2))
+    next_observations = rng.uniform(-1, 1, (T, N, 3)).astype("float32")
+    goes_on = ~(terminated | truncated)[:-1]
+    next_observations[:-1][goes_on] = observations[1:][goes_on]
     return Rollout(
         observations=observations,
         actions=actions.reshape((T, N, *policy.action_shape)),
         rewards=rng.normal(size=(T, N)).astype("float32"),
-        terminated=rng.random((T, N)) < 0.1,
-        truncated=rng.random((T, N)) < 0.1,
+        terminated=terminated,
+        truncated=truncated,
         valid=valid,
         timesteps=np.zeros((T, N), np.int32),
-        next_observations=rng.uniform(-1, 1, (T, N, 3)).astype("float32"),
+        next_observations=next_observations,
         episode_returns=np.zeros((T, N), np.float32),
         discounted_returns=rng.normal(size=(T, N)).astype("float32"),
     )

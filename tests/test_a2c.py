@@ -184,7 +184,8 @@ def test_every_estimator_is_the_same_eagerly_and_under_xla(critic):
     compiled = tf.function(estimate, autograph=False, jit_compile=True)()
     for one, other in zip(estimate(), compiled, strict=True):
         assert np.std(one) > 0
-        np.testing.assert_allclose(one, other, atol=2e-6)
+        # A few roundings of the largest number in a sum of float32, whatever the result.
+        np.testing.assert_allclose(one, other, atol=1e-6 * np.abs(one).max())
 
 
 @pytest.mark.parametrize("advantage", ["advantage", "mean"])
@@ -413,7 +414,6 @@ def test_an_estimator_that_is_not_finite_is_not_taken_for_nothing_to_learn():
 def test_a_state_has_one_value_though_actions_are_sampled():
     agent = built(keras_pg.A2C, CONTINUOUS, advantage="advantage")
     rollout = make_rollout(agent)
-    rollout.next_observations[:-1] = rollout.observations[1:]
     evaluated = agent.criticize(rollout)
     goes_on = ~(rollout.terminated | rollout.truncated)[:-1]
     np.testing.assert_array_equal(

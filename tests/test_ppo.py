@@ -383,7 +383,11 @@ def test_states_and_successors_are_judged_by_the_same_statistics():
     agent = make_agent(normalize_observations=True, num_minibatches=1, update_epochs=1)
     rollout = make_rollout(agent)
     step(agent, rollout)  # so that there are statistics
-    rollout = rollout._replace(next_observations=rollout.observations)
+    rollout = rollout._replace(
+        next_observations=rollout.observations,
+        truncated=np.ones_like(rollout.truncated),
+        terminated=np.zeros_like(rollout.terminated),
+    )
     evaluated = agent.criticize(tf.nest.map_structure(tf.constant, rollout))
     np.testing.assert_array_equal(evaluated.next_values, evaluated.values)
 

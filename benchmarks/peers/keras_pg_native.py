@@ -48,7 +48,7 @@ def main():
     )
     schedule = keras.optimizers.schedules.PolynomialDecay(2.5e-4, 16 * iterations, 0.0)
     agent.compile(
-        keras.optimizers.Adam(schedule, epsilon=1e-5, global_clipnorm=0.5),
+        keras.optimizers.Adam(schedule, global_clipnorm=0.5),
         steps_per_execution=steps_per_execution,
     )
     clock = Clock()

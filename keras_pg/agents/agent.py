@@ -1,6 +1,7 @@
 """What every agent is: a Keras model that is fitted to an environment. Knows no algorithm."""
 
 import contextlib
+import functools
 import random
 import warnings
 
@@ -26,6 +27,7 @@ from keras_pg.normalization import RewardScaling
 from keras_pg.rollouts import make_vector_env
 from keras_pg.rollouts.dataset import OnDemandDataset, RolloutsInGraph
 from keras_pg.rollouts.minibatches import flatten_time
+from keras_pg.rollouts.rollout import state_values
 
 
 class Agent(NativeTraining):
@@ -190,7 +192,7 @@ class Agent(NativeTraining):
 
     def default_optimizer(self):
         """The optimizer of an agent that is fitted without `compile`."""
-        return keras.optimizers.Adam(3e-4, epsilon=1e-5, global_clipnorm=0.5)
+        return keras.optimizers.Adam(3e-4, global_clipnorm=0.5)
 
     def compile(
         self,
@@ -479,25 +481,15 @@ class Agent(NativeTraining):
         values = next_values = tf.zeros_like(rewards)
         action_values = None
         if self.advantage.critic is not None:
-            rows = flatten_time(rollout)
-            if self.advantage.critic == "state":
-                values, next_values = map(self.critic, (rows.observations, rows.next_observations))
-            else:
+            value_of = self.critic
+            if self.advantage.critic == "action":
                 # Not the seed of the shuffling: a row's place must not depend on its samples.
                 seed = tf.bitwise.invert(self.iteration_seed())
-                values, next_values = (
-                    self.critic.expectation(observations, self.actor, seed=seed)
-                    for observations in (rows.observations, rows.next_observations)
-                )
+                value_of = functools.partial(self.critic.expectation, actor=self.actor, seed=seed)
+                rows = flatten_time(rollout)
                 action_values = self.predictions(rows.observations, rows.actions)
                 action_values = tf.reshape(action_values, rewards.shape)
-            values, next_values = (tf.reshape(x, rewards.shape) for x in (values, next_values))
-            if action_values is not None:
-                # A state has one value, though it is a mean over sampled actions: or what one
-                # step gains by the noise, the next would not lose.
-                goes_on = tf.logical_not(rollout.terminated | rollout.truncated)[:-1]
-                following = tf.where(goes_on, values[1:], next_values[:-1])
-                next_values = tf.concat([following, next_values[-1:]], axis=0)
+            values, next_values = state_values(rollout, value_of)
         return advantages.Evaluated(
             rollout.observations,
             rewards,

@@ -63,6 +63,46 @@ def draw_noise(action_distribution, rng, shape):
     return action_distribution.draw_noise(rng, shape)
 
 
+def state_values(rollout, value_of):
+    """V of each step's state and of its successor, before any reset, evaluating no state twice.
+
+    Within an episode the successor is the state of the next step. Only those at which a time limit
+    cut an episode are evaluated on their own, one of each environment at a time.
+
+    Args:
+        rollout: a `Rollout` of tensors.
+        value_of: observations [B, ...] → float [B].
+
+    Returns:
+        (V(s_t), V(s_{t+1})), float [T, N]; 0 for terminal states.
+    """
+    steps, n = rollout.rewards.shape
+    states = tf.nest.map_structure(
+        lambda x, successors: tf.reshape(tf.concat([x, successors[-1:]], 0), [-1, *x.shape[2:]]),
+        rollout.observations,
+        rollout.next_observations,
+    )
+    values = tf.reshape(value_of(states), (steps + 1, n))
+    times = tf.range(steps)[:, None]
+    cut = rollout.valid & rollout.truncated & tf.logical_not(rollout.terminated)
+
+    def evaluate_earliest(left, next_values):
+        t = tf.argmax(tf.cast(left, tf.int32), axis=0, output_type=tf.int32)
+        rows = t * n + tf.range(n)
+        successors = tf.nest.map_structure(
+            lambda x: tf.gather(tf.reshape(x, [-1, *x.shape[2:]]), rows), rollout.next_observations
+        )
+        now = left & (times == t)
+        return left & ~now, tf.where(now, value_of(successors), next_values)
+
+    _, next_values = tf.while_loop(
+        lambda left, _: tf.reduce_any(left),
+        evaluate_earliest,
+        (cut & (times < steps - 1), values[1:]),
+    )
+    return values[:-1], tf.where(rollout.terminated, tf.zeros_like(next_values), next_values)
+
+
 def check_finite(rollout, steps, before):
     """Raises if a rollout holds NaN or infinity, naming the earliest.
 
