@@ -36,8 +36,7 @@ class Conv2D(keras.layers.Conv2D):
 
     Args:
         filters, kernel_size, strides, activation, ...: as of `keras.layers.Conv2D`. XLA's own is
-            left as it is unless padding is "valid", axes are in Keras's default order and there is
-            neither dilation nor groups.
+            left as it is where channels are first, and with dilation or groups.
 
     Example:
     >>> import keras
@@ -46,12 +45,30 @@ class Conv2D(keras.layers.Conv2D):
     (None, 1024)
     """
 
+    @property
+    def has_patches(self):
+        """Whether it is made of patches where XLA compiles it."""
+        return (
+            self.data_format == "channels_last"
+            and self.groups == 1
+            and set(self.dilation_rate) == {1}
+        )
+
     def convolution_op(self, inputs, kernel):
-        plain = (self.padding, self.data_format, self.groups) == ("valid", "channels_last", 1)
-        graph = tf.compat.v1.get_default_graph()
-        if plain and set(self.dilation_rate) == {1} and GraphOrParentsInXlaContext(graph):
+        if self.has_patches and GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+            if self.padding == "same":
+                inputs = _padded(inputs, kernel.shape[:2], self.strides)
             return _convolution_by_patches(inputs, kernel, self.strides)
         return super().convolution_op(inputs, kernel)
+
+
+def _padded(images, kernel_size, strides):
+    """Images with the zeros around them that padding "same" puts there."""
+    paddings = [(0, 0)]
+    for length, size, stride in zip(images.shape[1:3], kernel_size, strides):
+        zeros = max((-(-length // stride) - 1) * stride + size - length, 0)
+        paddings.append((zeros // 2, zeros - zeros // 2))
+    return tf.pad(images, [*paddings, (0, 0)])
 
 
 def _convolution_by_patches(images, kernel, strides):
@@ -89,7 +106,8 @@ def _fitted(x, axis, *sizes):
 def has_slow_gradient(network):
     """Whether a Keras model has convolutions, in two dimensions, whose gradient XLA is slow at."""
     return any(
-        isinstance(layer, keras.layers.Conv2D) and not isinstance(layer, Conv2D)
+        isinstance(layer, keras.layers.Conv2D)
+        and not (isinstance(layer, Conv2D) and layer.has_patches)
         for layer in network._flatten_layers()
     )
 

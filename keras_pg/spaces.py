@@ -50,20 +50,26 @@ def has_channels_first(space):
     return len(space.shape) == 3 and space.shape[0] < min(space.shape[1:])
 
 
+# Numbers of an image become low + k / (high - low), in float32: k has no more digits than that.
+_WIDEST_IMAGE = 2**24
+
+
 def check_observation_space(space):
     """Returns `space` if an encoder exists for it, otherwise raises a `ValueError` naming it."""
     observed = without_mask(space) if is_masked(space) else space
     if isinstance(observed, gymnasium.spaces.Discrete):
         return space
     if is_image(observed):
-        low, high = observed.low.min(), observed.high.max()
+        low, high = float(observed.low.min()), float(observed.high.max())
         alike = np.all(observed.low == low) and np.all(observed.high == high)
-        if alike and np.isfinite([low, high]).all() and low < high:
+        # Also not the limits of a type, which are no bounds but the want of them.
+        if alike and 0 < high - low <= _WIDEST_IMAGE:
             return space
         raise ValueError(
             f"Observations of {space} are taken for images, whose numbers all lie between the same "
-            f"two finite bounds; these lie between {low} and {high}, or differ. If they are none, "
-            "wrap the environment with `gymnasium.wrappers.FlattenObservation`."
+            f"two bounds, at most 2**24 apart; these lie between {low:g} and {high:g}, or differ. "
+            "If they are none, wrap the environment with "
+            "`gymnasium.wrappers.FlattenObservation`."
         )
     if isinstance(observed, gymnasium.spaces.Box) and len(observed.shape) in (1, 2):
         return space

@@ -13,7 +13,7 @@ from gymnasium.wrappers import FrameStackObservation
 
 import keras_pg
 from keras_pg import ActionCritic, Actor, Critic, cnn, mlp, spaces
-from keras_pg.encoders import Conv2D, _convolution_by_patches
+from keras_pg.encoders import Conv2D, _convolution_by_patches, has_slow_gradient
 from keras_pg.rollouts.acting import CompiledEngine, LiteRTEngine, engine_for
 
 BYTES = Box(0, 255, (12, 10, 3), np.uint8)
@@ -114,6 +114,8 @@ def test_the_default_network_is_chosen_by_the_size():
         Box(0, np.inf, (8, 8, 3)),
         Box(np.zeros((3, 3, 2), np.float32), np.arange(1, 19, dtype=np.float32).reshape(3, 3, 2)),
         Box(1.0, 1.0, (3, 3, 2)),
+        Box(-(2**31), 2**31 - 1, (8, 8, 3), np.int32),
+        Box(0.0, float(np.finfo(np.float32).max), (8, 8, 3)),
     ],
     ids=str,
 )
@@ -216,15 +218,19 @@ def operations(function, *arguments):
     [
         ({}, True),
         ({"strides": 2}, True),
-        ({"padding": "same"}, False),
+        ({"padding": "same"}, True),
+        ({"padding": "same", "strides": 3}, True),
+        ({"padding": "same", "strides": (4, 1), "kernel_size": (2, 4)}, True),
         ({"dilation_rate": 2}, False),
         ({"groups": 2}, False),
     ],
     ids=str,
 )
 def test_only_xla_is_given_patches(settings, by_patches):
-    layer, x = Conv2D(4, 3, **settings), tf.random.stateless_normal((2, 9, 9, 2), [0, 0])
-    keras_own = keras.layers.Conv2D(4, 3, **settings)
+    settings = {"kernel_size": 3, **settings}
+    layer, x = Conv2D(4, **settings), tf.random.stateless_normal((2, 9, 9, 2), [0, 0])
+    keras_own = keras.layers.Conv2D(4, **settings)
+    assert layer.has_patches == by_patches
     for convolution in (layer, keras_own):
         convolution.build(x.shape)
     keras_own.set_weights(layer.get_weights())
@@ -263,6 +269,13 @@ def test_slow_convolutions_are_warned_of_where_xla_would_compile_them(jit_compil
     with warnings.catch_warnings(record=True) as warned, pytest.raises(KeyboardInterrupt):
         agent.fit(keras_pg.envs.Catch(), total_timesteps=1000, callbacks=[Halt()], verbose=0)
     assert sum("keras_pg.Conv2D" in str(w.message) for w in warned) == jit_compile
+
+
+@pytest.mark.parametrize("settings", [{"dilation_rate": 2}, {"groups": 2}], ids=str)
+def test_our_own_are_warned_of_too_where_they_are_not_of_patches(settings):
+    images = keras.Input((9, 9, 2))
+    for layer, slow in ((Conv2D(4, 3), False), (Conv2D(4, 3, **settings), True)):
+        assert has_slow_gradient(keras.Model(images, layer(images))) == slow
 
 
 def test_networks_of_images_are_saved_and_their_seeds_repeat_them(tmp_path):
@@ -510,6 +523,53 @@ def test_only_boxes_are_stacked_once_or_more():
     for env in (keras_pg.envs.Gridworld(), masked):
         with pytest.raises(ValueError, match="Only observations of a Box"):
             keras_pg.envs.FrameStack(env, 2)
+
+
+def painted(shape, image):
+    """Catch, whose board [N, 10, 5, 1] is seen as other images of bytes."""
+
+    class Painted(keras_pg.envs.Catch):
+        def observe(self, state):
+            return image(255 * super().observe(state))
+
+    env = Painted()
+    env.observation_space = Box(0, 255, shape, np.uint8)
+    return env
+
+
+@pytest.mark.parametrize(
+    ("shape", "image", "stacked", "axis"),
+    [
+        ((10, 5), lambda x: x[..., 0], (10, 5, 3), -1),
+        ((1, 10, 5), lambda x: tf.transpose(x, [0, 3, 1, 2]), (3, 10, 5), 0),
+        ((10, 5, 1), lambda x: x, (10, 5, 3), -1),
+    ],
+    ids=["grey", "channels first", "channels last"],
+)
+def test_images_are_stacked_along_their_channels(shape, image, stacked, axis):
+    plain = keras_pg.envs.Catch()
+    env = keras_pg.envs.FrameStack(painted(shape, image), 3)
+    assert env.observation_space == Box(0, 255, stacked, np.uint8)
+    assert spaces.has_channels_first(env.observation_space) == (axis == 0)
+    state, board = env.reset(seeds(2, 0)), plain.reset(seeds(2, 0))
+    seen = [plain.observe(board)] * 3
+    for k in range(1, 5):
+        frames = 255 * np.concatenate(seen[-3:], axis=-1)
+        found = env.observe(state).numpy()
+        np.testing.assert_array_equal(np.moveaxis(found, 1, -1) if axis == 0 else found, frames)
+        actions = tf.constant([k % 3, 1], tf.int64)
+        state, *_ = env.step(state, actions, seeds(2, k))
+        board, *_ = plain.step(board, actions, seeds(2, k))
+        seen.append(plain.observe(board))
+
+
+def test_a_stack_whose_channels_would_be_taken_for_rows_is_refused():
+    env = painted((1, 10, 5), lambda x: tf.transpose(x, [0, 3, 1, 2]))
+    assert keras_pg.envs.FrameStack(env, 4).observation_space.shape == (4, 10, 5)
+    with pytest.raises(ValueError, match=r"stack_size=5 .*\(5, 10, 5\)"):
+        keras_pg.envs.FrameStack(env, 5)
+    with pytest.raises(TypeError, match="FrameStackObservation"):
+        keras_pg.envs.FrameStack(gymnasium.make("CartPole-v1"), 2)
 
 
 @pytest.mark.slow

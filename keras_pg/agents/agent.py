@@ -381,8 +381,8 @@ class Agent(NativeTraining):
             if self.jit_compile and any(map(has_slow_gradient, networks)):
                 warnings.warn(
                     "XLA takes ten times as long for the gradient of Keras's own convolutions: "
-                    "make the encoder of keras_pg.Conv2D, or call "
-                    "agent.compile(jit_compile=False).",
+                    "make the encoder of keras_pg.Conv2D, without dilation or groups, or compile "
+                    "the agent with jit_compile=False beside its optimizer.",
                     stacklevel=2,
                 )
             collector = self._collector(env, num_steps, self.whole_episodes)
