@@ -27,6 +27,16 @@ class Clock(keras.callbacks.Callback):
         self.ends.append(time.perf_counter())
 
 
+class Adam(keras.optimizers.Adam):
+    """Adam whose ε is that of optax and PyTorch, added after the second moment's correction."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        epsilon, step = self.epsilon, keras.ops.cast(self.iterations + 1, "float32")
+        self.epsilon = epsilon * keras.ops.sqrt(1.0 - self.beta_2**step)
+        super().update_step(gradient, variable, learning_rate)
+        self.epsilon = epsilon
+
+
 def main():
     arguments = native_protocol.parse_arguments(__doc__)
     iterations = arguments.total_timesteps // (arguments.num_envs * arguments.num_steps)
@@ -48,7 +58,7 @@ def main():
     )
     schedule = keras.optimizers.schedules.PolynomialDecay(2.5e-4, 16 * iterations, 0.0)
     agent.compile(
-        keras.optimizers.Adam(schedule, global_clipnorm=0.5),
+        Adam(schedule, epsilon=1e-5, global_clipnorm=0.5),
         steps_per_execution=steps_per_execution,
     )
     clock = Clock()
