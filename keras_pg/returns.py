@@ -139,6 +139,9 @@ def group_advantages(returns, group_size, scale="group"):
     Returns:
         float [N]; exactly 0 for the episodes of a group whose returns are all equal.
 
+    Raises:
+        ValueError: group_size is below 2.
+
     References: Shao et al., 2024, arXiv:2402.03300, section 4.1.2; Liu et al., 2025,
     arXiv:2503.20783, section 3.2 (why to divide by nothing).
 
@@ -146,6 +149,8 @@ def group_advantages(returns, group_size, scale="group"):
     >>> group_advantages(tf.constant([1.0, 3.0, 5.0, 5.0]), 2, scale=None)
     <tf.Tensor: shape=(4,), dtype=float32, numpy=array([-1.,  1.,  0.,  0.], dtype=float32)>
     """
+    if group_size < 2:
+        raise ValueError(f"A group is of at least 2 episodes, received group_size={group_size}.")
     groups = tf.reshape(returns, (-1, group_size))
     centred = groups - tf.reduce_mean(groups, axis=-1, keepdims=True)
     # Rounding in the mean would leave equal returns a little apart from it.

@@ -50,8 +50,8 @@ def has_channels_first(space):
     return len(space.shape) == 3 and space.shape[0] < min(space.shape[1:])
 
 
-# Numbers of an image become low + k / (high - low), in float32: k has no more digits than that.
-_WIDEST_IMAGE = 2**24
+# Numbers of an image are taken as float32, and so up to this one as they are.
+_LARGEST_IN_IMAGE = 2**24
 
 
 def check_observation_space(space):
@@ -62,12 +62,12 @@ def check_observation_space(space):
     if is_image(observed):
         low, high = float(observed.low.min()), float(observed.high.max())
         alike = np.all(observed.low == low) and np.all(observed.high == high)
-        # Also not the limits of a type, which are no bounds but the want of them.
-        if alike and 0 < high - low <= _WIDEST_IMAGE:
+        # Limits of a type are larger: no bounds, but the want of them.
+        if alike and -_LARGEST_IN_IMAGE <= low < high <= _LARGEST_IN_IMAGE:
             return space
         raise ValueError(
             f"Observations of {space} are taken for images, whose numbers all lie between the same "
-            f"two bounds, at most 2**24 apart; these lie between {low:g} and {high:g}, or differ. "
+            f"two bounds, not beyond 2**24; these lie between {low:g} and {high:g}, or differ. "
             "If they are none, wrap the environment with "
             "`gymnasium.wrappers.FlattenObservation`."
         )

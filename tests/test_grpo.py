@@ -9,7 +9,7 @@ import tensorflow as tf
 import keras_pg
 from environments import Bandit, Clockwork
 from keras_pg import losses
-from keras_pg.advantages import GroupRelative, RewardToGo
+from keras_pg.advantages import GroupRelative, ReturnMinusBaseline, RewardToGo
 from keras_pg.agents.grpo import step_weights
 from keras_pg.agents.ppo import Batch
 from keras_pg.agents.reference import kl_to_reference
@@ -123,6 +123,27 @@ def test_any_estimator_without_a_critic_may_take_the_groups_place():
     step(agent, rollout, eagerly=True)
     for found, wanted in zip(agent.actor.trainable_variables, expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=2e-6)
+
+
+def test_other_estimators_are_fitted_with_and_saved(tmp_path):
+    """One with statistics in a sum with the group's, on Gymnasium's and native environments."""
+    for env in (Bandit, keras_pg.envs.ContextualBandit()):
+        estimator = GroupRelative() + ReturnMinusBaseline("mean")
+        agent = keras_pg.GRPO(group_size=2, advantage=estimator, seed=0)
+        agent.compile(jit_compile=False)
+        agent.fit(env, num_envs=4, num_steps=1, epochs=1, steps_per_epoch=2, verbose=0)
+        agent.save(tmp_path / "agent.keras")
+        loaded = keras.models.load_model(tmp_path / "agent.keras")
+        assert float(loaded.advantage.layers[0].count) == 8
+        for one in (agent, loaded):
+            one.fit(env, num_envs=4, num_steps=1, epochs=1, steps_per_epoch=2, verbose=0)
+        for one, other in zip(agent.weights, loaded.weights, strict=True):
+            np.testing.assert_array_equal(one, other, err_msg=one.path)
+
+
+def test_a_group_of_one_is_refused():
+    with pytest.raises(ValueError, match="group_size=1"):
+        group_advantages(tf.constant([1.0, 2.0]), 1)
 
 
 def test_the_loss_is_zero_before_the_first_step_and_its_gradient_is_not():

@@ -116,6 +116,7 @@ def test_the_default_network_is_chosen_by_the_size():
         Box(1.0, 1.0, (3, 3, 2)),
         Box(-(2**31), 2**31 - 1, (8, 8, 3), np.int32),
         Box(0.0, float(np.finfo(np.float32).max), (8, 8, 3)),
+        Box(1e9, 1e9 + 128, (8, 8, 3), np.float64),
     ],
     ids=str,
 )

@@ -7,8 +7,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import keras_pg
 from environments import Clockwork
+from keras_pg.rollouts import make_vector_env
 from keras_pg.rollouts.rollout import state_values
-from stepping import built, make_rollout
+from stepping import CONTINUOUS, built, make_rollout
 
 
 def of_both(rollout, value_of):
@@ -24,7 +25,8 @@ def counted(value_of):
     """The function, and a list of how many rows it was asked for."""
     sizes = []
 
-    def counting(observations):
+    def counting(observations, k):
+        assert int(k) == len(sizes)
         sizes.append(len(observations))
         return value_of(observations)
 
@@ -53,7 +55,9 @@ def test_all_steps_may_be_cut(jit_compile):
         next_observations=make_rollout(agent, seed=1).observations,
     )
     values_of = tf.function(
-        lambda steps: state_values(steps, agent.critic), autograph=False, jit_compile=jit_compile
+        lambda steps: state_values(steps, agent._state_value),
+        autograph=False,
+        jit_compile=jit_compile,
     )
     found = values_of(tf.nest.map_structure(tf.constant, rollout))
     for one, other in zip(found, of_both(rollout, agent.critic), strict=True):
@@ -69,6 +73,37 @@ def test_of_what_environments_give_whenever_they_reset(mode):
     collector.reset(0)
     rollout = collector.collect(np.random.default_rng(0))
     assert (rollout.truncated | rollout.terminated).sum() > 4
-    found = state_values(tf.nest.map_structure(tf.constant, rollout), agent.critic)
+    check_collected(rollout, agent)
+
+
+@pytest.mark.parametrize("whole_episodes", [False, True])
+@pytest.mark.parametrize("name", ["TMaze-v0", "Catch-v0", "CartPole-v1"])
+def test_of_native_environments_that_cut_often(name, whole_episodes):
+    """Of vectors and images, several times in one rollout, or in the first step of it."""
+    env = keras_pg.envs.make(f"keras_pg/{name}")
+    for limit in (1, 3):
+        env.max_episode_steps = limit
+        agent = keras_pg.A2C(seed=0, normalize_observations=False)
+        copies, _ = make_vector_env(env, 3)
+        agent.build(copies.single_observation_space, copies.single_action_space)
+        collector = agent._collector(copies, 8, whole_episodes=whole_episodes)
+        collector.reset(0)
+        rollout, _ = collector.next_rollout(tf.constant([0, 0], tf.int64))
+        rollout = tf.nest.map_structure(lambda x: x.numpy(), rollout)
+        cut = rollout.truncated & rollout.valid
+        assert (cut.sum(axis=0) == (1 if whole_episodes else 8 // limit)).all()
+        check_collected(rollout, agent)
+
+
+def test_samples_of_a_critic_of_actions_are_others_in_each_call():
+    agent = built(keras_pg.A2C, CONTINUOUS, advantage="advantage")
+    states = tf.constant(make_rollout(agent).observations[0])
+    first, second, again = (agent._state_value(states, tf.constant(k)) for k in (0, 1, 1))
+    np.testing.assert_array_equal(second, again)
+    assert np.abs(first - second).min() > 1e-4
+
+
+def check_collected(rollout, agent):
+    found = state_values(tf.nest.map_structure(tf.constant, rollout), agent._state_value)
     for one, other in zip(found, of_both(rollout, agent.critic), strict=True):
-        np.testing.assert_allclose(one[rollout.valid], other[rollout.valid], atol=1e-6)
+        np.testing.assert_allclose(one[rollout.valid], other[rollout.valid], atol=1e-5)

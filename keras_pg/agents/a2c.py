@@ -113,7 +113,7 @@ class A2C(Agent):
         returns = tf.reshape(evaluated.targets(), [-1])
 
         # 3. One gradient step.
-        weights = tf.reshape(self.step_weights(rollout.valid), [-1])
+        weights = self.step_weights(rollout.valid)
         variables = self.optimized_variables()
         with tf.GradientTape() as tape:
             rows = self.surrogate_loss(steps.observations, steps.actions, returns, advantage)

@@ -1,7 +1,6 @@
 """What every agent is: a Keras model that is fitted to an environment. Knows no algorithm."""
 
 import contextlib
-import functools
 import random
 import warnings
 
@@ -481,15 +480,11 @@ class Agent(NativeTraining):
         values = next_values = tf.zeros_like(rewards)
         action_values = None
         if self.advantage.critic is not None:
-            value_of = self.critic
+            values, next_values = state_values(rollout, self._state_value)
             if self.advantage.critic == "action":
-                # Not the seed of the shuffling: a row's place must not depend on its samples.
-                seed = tf.bitwise.invert(self.iteration_seed())
-                value_of = functools.partial(self.critic.expectation, actor=self.actor, seed=seed)
                 rows = flatten_time(rollout)
                 action_values = self.predictions(rows.observations, rows.actions)
                 action_values = tf.reshape(action_values, rewards.shape)
-            values, next_values = state_values(rollout, value_of)
         return advantages.Evaluated(
             rollout.observations,
             rewards,
@@ -504,6 +499,14 @@ class Agent(NativeTraining):
             self.gae_lambda,
             self.group_size,
         )
+
+    def _state_value(self, observations, k):
+        """V(s) [B] by the critic; one of actions draws its samples from the k-th of its seeds."""
+        if self.advantage.critic == "state":
+            return self.critic(observations)
+        # Not the seed of the shuffling: a row's place must not depend on its samples.
+        seed = tf.bitwise.invert(self.iteration_seed()) - tf.stack([tf.cast(k, tf.int64), 0])
+        return self.critic.expectation(observations, self.actor, seed=seed)
 
     @property
     def gradient_steps(self):

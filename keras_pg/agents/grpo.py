@@ -67,7 +67,8 @@ class GRPO(PPO):
         actor: see `PPO`. There is no critic.
         group_size: G, episodes that begin alike and are compared with each other.
         advantage: "group_relative", or `GroupRelative` with another `scale`; or any Ψ that needs no
-            critic, as "reward_to_go", and sums of them.
+            critic, as "reward_to_go", and sums of them. (`discount_weighting` is for those: the
+            group's is discounted, if gamma is, from the episode's start already.)
         normalization: of the loss: "sequence", "token" or "constant", see `step_weights`.
         clip_ratio: ε, a number or a schedule.
         clip_ratio_high: ε' for ratios above 1; None for ε.
@@ -80,8 +81,8 @@ class GRPO(PPO):
             paper.
 
     Metrics: those of `PPO` that need no critic, and `frac_zero_std`, the share of groups whose
-    returns, before any penalty, were all equal. The loss says nothing of progress: before the first
-    gradient step it is 0 in the mean whatever the policy.
+    returns, before any penalty, were all equal. The loss says nothing of progress: with
+    "group_relative" it is 0 in the mean before the first gradient step, whatever the policy.
 
     Raises:
         ValueError: a hyperparameter is out of range, `advantage` needs a critic, or num_envs is no
@@ -177,11 +178,10 @@ class GRPO(PPO):
             epochs=self.update_epochs,
             num_minibatches=self.num_minibatches,
         )
-        weights = self.num_minibatches * self.step_weights(rollout.valid)
+        weights = minibatches.split(self.num_minibatches * self.step_weights(rollout.valid))
         counted = losses.mean_weights(minibatches.split(steps.valid))
         zeros = tf.zeros_like(advantage)
         batch = (steps.observations, steps.actions, *old_policy, zeros, zeros, advantage)
-        weights = minibatches.split(tf.reshape(weights, [-1]))
         metrics = self._ascend(
             minibatches.count, lambda i: minibatches(i, batch, split=(weights, counted))
         )
@@ -193,7 +193,7 @@ class GRPO(PPO):
         return self.log(rollout, metrics)
 
     def step_weights(self, valid):
-        return step_weights(valid, self.normalization)
+        return tf.reshape(step_weights(valid, self.normalization), [-1])
 
     def get_config(self):
         config = super().get_config()

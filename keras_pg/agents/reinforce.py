@@ -69,7 +69,7 @@ class REINFORCE(A2C):
         """1 / N for each step of N whole episodes: the mean over episodes of sums over steps."""
         if not self.whole_episodes:
             return super().step_weights(valid)
-        return tf.cast(valid, tf.float32) / valid.shape[1]
+        return tf.reshape(tf.cast(valid, tf.float32), [-1]) / valid.shape[1]
 
     def get_config(self):
         return {**super().get_config(), "whole_episodes": self.whole_episodes}

@@ -34,7 +34,8 @@ class FrameStack(NativeEnv):
     def __init__(self, env, stack_size):
         if not isinstance(env, NativeEnv):
             raise TypeError(
-                f"FrameStack is for native environments, received {env!r}. Gymnasium's have "
+                f"FrameStack is for native environments, received {env!r}. Of an id of keras_pg's "
+                "`keras_pg.envs.make` makes one; Gymnasium's have "
                 "`gymnasium.wrappers.FrameStackObservation`."
             )
         space = env.observation_space

@@ -64,14 +64,16 @@ def draw_noise(action_distribution, rng, shape):
 
 
 def state_values(rollout, value_of):
-    """V of each step's state and of its successor, before any reset, evaluating no state twice.
+    """V of each step's state and of its successor, before any reset.
 
-    Within an episode the successor is the state of the next step. Only those at which a time limit
-    cut an episode are evaluated on their own, one of each environment at a time.
+    Within an episode the successor is the state of the next step, which is evaluated anyway. Only
+    those at which a time limit cut an episode are evaluated on their own, in a loop, one of each
+    environment at a time.
 
     Args:
         rollout: a `Rollout` of tensors.
-        value_of: observations [B, ...] → float [B].
+        value_of: (observations [B, ...], k) → float [B]; k counts its calls, int32, for those whose
+            values are means of samples.
 
     Returns:
         (V(s_t), V(s_{t+1})), float [T, N]; 0 for terminal states.
@@ -82,23 +84,23 @@ def state_values(rollout, value_of):
         rollout.observations,
         rollout.next_observations,
     )
-    values = tf.reshape(value_of(states), (steps + 1, n))
+    values = tf.reshape(value_of(states, tf.constant(0)), (steps + 1, n))
     times = tf.range(steps)[:, None]
     cut = rollout.valid & rollout.truncated & tf.logical_not(rollout.terminated)
 
-    def evaluate_earliest(left, next_values):
+    def evaluate_earliest(k, left, next_values):
         t = tf.argmax(tf.cast(left, tf.int32), axis=0, output_type=tf.int32)
         rows = t * n + tf.range(n)
         successors = tf.nest.map_structure(
             lambda x: tf.gather(tf.reshape(x, [-1, *x.shape[2:]]), rows), rollout.next_observations
         )
         now = left & (times == t)
-        return left & ~now, tf.where(now, value_of(successors), next_values)
+        return k + 1, left & ~now, tf.where(now, value_of(successors, k), next_values)
 
-    _, next_values = tf.while_loop(
-        lambda left, _: tf.reduce_any(left),
+    _, _, next_values = tf.while_loop(
+        lambda k, left, _: tf.reduce_any(left),
         evaluate_earliest,
-        (cut & (times < steps - 1), values[1:]),
+        (tf.constant(1), cut & (times < steps - 1), values[1:]),
     )
     return values[:-1], tf.where(rollout.terminated, tf.zeros_like(next_values), next_values)
 
