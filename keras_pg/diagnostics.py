@@ -29,9 +29,8 @@ def gradient_statistics(
 
     over the steps of a rollout, at the weights that the agent has; w is the agent's `step_weights`:
     1 / M for M steps, or for `REINFORCE` on N whole episodes 1 / N; for `GRPO` those of its
-    `normalization`. Ψ is not standardized, as some agents do before they take their steps. Rewards
-    are scaled where the agent scales them, each rollout's by statistics with its own merged in.
-    Each rollout starts new episodes. The agent learns nothing. Of n estimates with mean ḡ and total
+    `normalization`. Ψ is not standardized, as some agents do before they take their steps. Each
+    rollout starts new episodes. The agent learns nothing. Of n estimates with mean ḡ and total
     variance v, the squared norm of the expected gradient is estimated by ‖ḡ‖² - v / n, and not
     below 0.
 

@@ -473,10 +473,7 @@ class Agent(NativeTraining):
         """
         rewards = rollout.rewards
         if self.reward_scaling is not None:
-            returns, valid = (
-                tf.reshape(x, [-1]) for x in (rollout.discounted_returns, rollout.valid)
-            )
-            rewards = self.reward_scaling(rewards, returns, valid)
+            rewards = self.reward_scaling(rewards)
         values = next_values = tf.zeros_like(rewards)
         action_values = None
         if self.advantage.critic is not None:
@@ -536,7 +533,7 @@ class Agent(NativeTraining):
         return losses.mean_weights(tf.reshape(valid, [-1]))
 
     def learn_statistics(self, rollout, evaluated):
-        """Merges the rollout into every running statistic. They are weights, frozen until then."""
+        """Merges the rollout into every running statistic. They are frozen until then."""
         rows = flatten_time(rollout)
         for network in (self.actor, self.critic):
             if network is not None:
