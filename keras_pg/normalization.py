@@ -1,8 +1,8 @@
 """Running statistics as weights of the model, so that they are saved, resumed and served with it.
 
-Both layers are frozen while a rollout is collected and learnt from; `update` is called once at
-the end of each train step. Statistics are merged with the parallel variance formula of Chan,
-Golub and LeVeque (1983, eq. 2.1), in float64:
+Weights change only in `update`, which is called once at the end of each train step: a policy that
+was normalized otherwise would be another one than that which collected. Statistics are merged with
+the parallel variance formula of Chan, Golub and LeVeque (1983, eq. 2.1), in float64:
 
     δ = mean_B - mean_A,   n = n_A + n_B
     mean = mean_A + δ n_B / n
@@ -33,6 +33,12 @@ class RunningMoments(keras.layers.Layer):
 
     def merge(self, x, mask):
         """Merges the rows of `x` [B, ...] where `mask` [B] is True."""
+        weights = self.count, self.mean, self.squared_deviations
+        for weight, value in zip(weights, self.merged(x, mask), strict=True):
+            weight.assign(value)
+
+    def merged(self, x, mask):
+        """Count, mean and sum of squared deviations as `merge` would leave them, float64."""
         x = tf.cast(x, tf.float64)
         weights = tf.reshape(tf.cast(mask, tf.float64), [-1] + [1] * len(self.shape))
         batch_count = tf.reduce_sum(weights)
@@ -43,16 +49,18 @@ class RunningMoments(keras.layers.Layer):
         delta = batch_mean - self.mean
         count = self.count + batch_count
         share = tf.math.divide_no_nan(batch_count, count)
-        self.squared_deviations.assign_add(
-            tf.reduce_sum(tf.square(deviations), axis=0) + tf.square(delta) * self.count * share
-        )
-        self.mean.assign_add(delta * share)
-        self.count.assign(count)
+        squared = tf.reduce_sum(tf.square(deviations), axis=0)
+        squared += self.squared_deviations + tf.square(delta) * self.count * share
+        return count, self.mean + delta * share, squared
 
     def variance(self):
         """Population variance, float64; 1 before the first row."""
-        variance = self.squared_deviations / tf.maximum(self.count, 1.0)
-        return tf.where(self.count > 0, variance, tf.ones_like(variance))
+        return _variance(self.count, self.squared_deviations)
+
+
+def _variance(count, squared_deviations):
+    variance = squared_deviations / tf.maximum(count, 1.0)
+    return tf.where(count > 0, variance, tf.ones_like(variance))
 
 
 @keras.saving.register_keras_serializable("keras_pg")
@@ -120,7 +128,8 @@ class RewardScaling(RunningMoments):
 
         R_t = γ R_{t-1} + r_t   (R restarts with each episode),   r'_t = clip(r_t / std(R))
 
-    Rewards are not centred: that would change which policy is best. Training only; never exported.
+    std(R) is that of all steps up to t, those of earlier rollouts included. Rewards are not
+    centred: that would change which policy is best. Training only; never exported.
 
     Args:
         clip: bound on the absolute scaled reward.
@@ -137,8 +146,26 @@ class RewardScaling(RunningMoments):
         """Merges R_t [B] where `mask` [B] is True into the statistics."""
         self.merge(discounted_returns, mask)
 
-    def call(self, rewards):
-        scale = tf.cast(tf.math.rsqrt(self.variance() + self.epsilon), rewards.dtype)
+    def call(self, rewards, discounted_returns, mask):
+        """Scaled rewards [T, N] of a rollout with these R_t [T, N], where `mask` [T, N] is True."""
+        # Sums of deviations from the mean in the end, which loses no digits, whatever R is.
+        flat = (tf.reshape(x, [-1]) for x in (discounted_returns, mask))
+        _, centre, _ = self.merged(*flat)
+        deviations = tf.where(mask, tf.cast(discounted_returns, tf.float64) - centre, 0.0)
+        count, total, squares = (
+            before + tf.cumsum(tf.reduce_sum(x, axis=1))
+            for before, x in (
+                (self.count, tf.cast(mask, tf.float64)),
+                (self.count * (self.mean - centre), deviations),
+                (
+                    self.squared_deviations + self.count * tf.square(self.mean - centre),
+                    tf.square(deviations),
+                ),
+            )
+        )
+        squared_deviations = squares - tf.math.divide_no_nan(tf.square(total), count)
+        variance = _variance(count, tf.maximum(squared_deviations, 0.0))[:, None]
+        scale = tf.cast(tf.math.rsqrt(variance + self.epsilon), rewards.dtype)
         return tf.clip_by_value(rewards * scale, -self.clip, self.clip)
 
     def get_config(self):

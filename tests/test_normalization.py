@@ -196,64 +196,81 @@ def test_compiled_updates_and_calls_equal_eager(jit_compile):
 # -------------------------------------------------------------------------------- reward scaling
 
 
-def test_rewards_are_divided_by_the_standard_deviation_of_the_returns():
+def scaled_step_by_step(rollouts, clip=10.0):
+    """Algorithm 1 of Engstrom et al., in which the N environments of a step are added at once."""
+    seen, scaled = [], []
+    for rewards, returns, mask in rollouts:
+        scaled.append(np.zeros_like(rewards))
+        for t in range(len(rewards)):
+            seen += list(map(float, returns[t][mask[t]]))
+            deviation = np.sqrt(np.var(seen) + 1e-8) if seen else 1.0
+            scaled[-1][t] = np.clip(rewards[t] / deviation, -clip, clip)
+    return scaled
+
+
+@pytest.mark.parametrize("offset", [0.0, 30.0, 1e6])
+@pytest.mark.parametrize("jit_compile", [None, False, True])
+def test_rewards_are_divided_by_the_deviation_of_the_returns_up_to_their_step(jit_compile, offset):
     rng = np.random.default_rng(0)
-    returns, rewards = rng.normal(30.0, 5.0, 4000), rng.normal(1.0, 2.0, 100)
+    rollouts = [
+        (
+            rng.normal(1.0, 9.0, (6, 3)),
+            np.float32(offset + rng.normal(0.0, 5.0, (6, 3))),
+            rng.random((6, 3)) < 0.8,
+        )
+        for _ in range(3)
+    ]
     layer = RewardScaling()
-    for chunk in np.split(returns, 8):
-        layer.update(chunk, np.ones(500, bool))
-    np.testing.assert_allclose(layer(rewards), rewards / returns.std(), rtol=1e-6)
+
+    def scale_then_update(rewards, returns, mask):
+        scaled = layer(rewards, returns, mask)
+        layer.update(tf.reshape(returns, [-1]), tf.reshape(mask, [-1]))
+        return scaled
+
+    if jit_compile is not None:
+        scale_then_update = tf.function(scale_then_update, jit_compile=jit_compile)
+    for rollout, expected in zip(rollouts, scaled_step_by_step(rollouts), strict=True):
+        scaled = scale_then_update(*map(tf.constant, rollout))
+        np.testing.assert_allclose(scaled, expected, rtol=1e-6)
+    seen = np.concatenate([returns[mask] for _, returns, mask in rollouts])
+    np.testing.assert_allclose(layer.variance(), seen.astype(float).var(), rtol=1e-6)
 
 
 def test_rewards_are_not_centred():
-    layer = RewardScaling()
-    layer.update(np.array([100.0, 104.0]), np.ones(2, bool))
-    np.testing.assert_allclose(layer(np.float32([0.0, 2.0, -2.0])), [0.0, 1.0, -1.0], rtol=1e-6)
+    rewards, returns = np.float32([[2.0, -2.0]]), np.array([[100.0, 104.0]])
+    scaled = RewardScaling()(rewards, returns, np.ones((1, 2), bool))
+    np.testing.assert_allclose(scaled, [[1.0, -1.0]], rtol=1e-6)
 
 
 def test_masked_returns_are_ignored():
-    returns = np.array([1.0, np.nan, 5.0, 1e9])
+    returns, mask = np.array([[1.0, np.nan, 5.0, 1e9]]), np.array([[True, False, True, False]])
+    rewards = np.full((1, 4), 4.0, np.float32)
     layer = RewardScaling()
-    layer.update(returns, np.array([True, False, True, False]))
-    np.testing.assert_allclose(layer(np.float32([4.0])), [2.0], rtol=1e-6)
+    np.testing.assert_allclose(layer(rewards, returns, mask), 2.0 + 0 * rewards, rtol=1e-6)
+    layer.update(returns[0], mask[0])
+    nothing = np.zeros((1, 4), bool)
+    np.testing.assert_allclose(layer(rewards, returns, nothing), 2.0 + 0 * rewards, rtol=1e-6)
 
 
-def test_before_the_first_update_rewards_are_clipped_only():
-    rewards = np.float32([-11.0, 0.3, 11.0])
-    np.testing.assert_allclose(RewardScaling()(rewards), [-10.0, 0.3, 10.0], rtol=1e-7)
+def test_before_the_first_return_rewards_are_clipped_only():
+    rewards = np.float32([[-11.0, 0.3, 11.0]])
+    scaled = RewardScaling()(rewards, np.zeros((1, 3)), np.zeros((1, 3), bool))
+    np.testing.assert_allclose(scaled, [[-10.0, 0.3, 10.0]], rtol=1e-7)
 
 
-def test_scaled_rewards_are_clipped_and_keep_their_shape():
-    layer = RewardScaling()
-    layer.update(np.array([-0.5, 0.5]), np.ones(2, bool))
-    rewards = np.float32([[4.0, 6.0], [-4.0, -6.0]])
-    np.testing.assert_allclose(layer(rewards), [[8.0, 10.0], [-8.0, -10.0]], rtol=1e-6)
+def test_equal_returns_scale_to_the_bound_and_not_beyond():
+    """As in the first step of an environment that always pays 1."""
+    ones = np.ones((1, 4), np.float32)
+    np.testing.assert_allclose(RewardScaling()(ones, ones, ones > 0), 10.0 * ones)
 
 
 def test_scaling_rewards_changes_no_statistics():
     layer = RewardScaling()
     layer.update(np.array([1.0, 2.0]), np.ones(2, bool))
     before = layer.get_weights()
-    layer(np.float32([100.0]))
+    layer(np.float32([[100.0, 1.0]]), np.array([[-7.0, 30.0]]), np.ones((1, 2), bool))
     for old, new in zip(before, layer.get_weights()):
         np.testing.assert_array_equal(old, new)
-
-
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_compiled_reward_scaling_equals_eager(jit_compile):
-    returns = tf.constant(np.random.default_rng(0).normal(30.0, 5.0, 200), tf.float32)
-    layer = RewardScaling()
-
-    @tf.function(jit_compile=jit_compile)
-    def scale_then_update(rewards):
-        scaled = layer(rewards)
-        layer.update(returns, tf.ones(200, tf.bool))
-        return scaled
-
-    rewards = np.float32([1.0, -2.0])
-    np.testing.assert_allclose(scale_then_update(rewards), rewards, rtol=1e-7)
-    exact = rewards / returns.numpy().astype(np.float64).std()
-    np.testing.assert_allclose(layer(rewards), exact, rtol=1e-6)
 
 
 # ---------------------------------------------------------------------------------------- config

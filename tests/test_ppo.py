@@ -395,8 +395,10 @@ def test_states_and_successors_are_judged_by_the_same_statistics():
 def test_reward_scaling_leaves_the_rollout_raw():
     agent = make_agent(normalize_rewards=True, num_minibatches=1, update_epochs=1)
     rollout = make_rollout(agent)
-    step(agent, rollout)
     expected = rollout.discounted_returns.std()
+    scaled = agent.criticize(tf.nest.map_structure(tf.constant, rollout)).rewards
+    np.testing.assert_allclose(scaled[-1], rollout.rewards[-1] / expected, rtol=1e-5)
+    step(agent, rollout)
     assert float(agent.reward_scaling.variance()) == pytest.approx(expected**2, rel=1e-6)
 
 

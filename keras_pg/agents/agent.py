@@ -473,7 +473,7 @@ class Agent(NativeTraining):
         """
         rewards = rollout.rewards
         if self.reward_scaling is not None:
-            rewards = self.reward_scaling(rewards)
+            rewards = self.reward_scaling(rewards, rollout.discounted_returns, rollout.valid)
         values = next_values = tf.zeros_like(rewards)
         action_values = None
         if self.advantage.critic is not None:
