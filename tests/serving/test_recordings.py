@@ -38,10 +38,19 @@ REQUESTS = {
 
 
 def differences():
-    """Names of the exchanges in docs/serving.md's table of differences."""
+    """What docs/serving.md's table of differences says of each exchange that is in it."""
     text = (HERE.parents[1] / "docs" / "serving.md").read_text()
-    rows = re.findall(r"^\| (REST|gRPC) \| (.+?) \| .+ \|$", text, re.MULTILINE)
-    return {(kind.lower(), name) for kind, names in rows for name in names.split("; ")}
+    rows = re.findall(r"^\| (REST|gRPC) \| (.+?) \| (.+) \|$", text, re.MULTILINE)
+    return {
+        (kind.lower(), name): reason for kind, names, reason in rows for name in names.split("; ")
+    }
+
+
+def check(exchange, got, expected):
+    """Equal, or listed; and listed only if it differs, on whatever processor this is."""
+    reason, equal = differences().get(exchange), settled(got) == settled(expected)
+    assert equal or reason is not None, (expected, got)
+    assert not equal or reason is None or "words of an operation" in reason.lower(), reason
 
 
 @pytest.fixture(scope="session")
@@ -118,7 +127,7 @@ def test_rest(server, name):
         body = recorded["body"]
     expected = recorded["status"], recorded["content_type"], body
     got = over_rest(server, *recorded["request"])
-    assert (settled(got) != settled(expected)) == (("rest", name) in differences()), (expected, got)
+    check(("rest", name), got, expected)
 
 
 @pytest.mark.parametrize("name", EXCHANGES["grpc"])
@@ -127,4 +136,4 @@ def test_grpc(server, name):
     request = REQUESTS[recorded["call"]].FromString(bytes.fromhex(recorded["request"]))
     expected = recorded["code"], recorded.get("details") or recorded.get("response")
     got = over_grpc(server, recorded["call"], request)
-    assert (settled(got) != settled(expected)) == (("grpc", name) in differences()), (expected, got)
+    check(("grpc", name), got, expected)
