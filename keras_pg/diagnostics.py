@@ -63,11 +63,7 @@ def gradient_statistics(
     if check_count("rollouts", rollouts) < 2:
         raise ValueError(f"A variance needs at least 2 rollouts, received rollouts={rollouts}.")
     estimator = agent.advantage if advantage is None else advantages.get(advantage).fresh()
-    if estimator.grouped and agent.group_size == 1:
-        raise ValueError(
-            f"{estimator!r} compares episodes that began alike, which {type(agent).__name__} does "
-            "not play: give a GRPO."
-        )
+    agent.check_estimator(estimator)
     if estimator.critic not in (None, agent.advantage.critic, "state") or (
         estimator.critic == "state" and agent.advantage.critic is None
     ):

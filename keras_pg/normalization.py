@@ -152,17 +152,15 @@ class RewardScaling(RunningMoments):
         flat = (tf.reshape(x, [-1]) for x in (discounted_returns, mask))
         _, centre, _ = self.merged(*flat)
         deviations = tf.where(mask, tf.cast(discounted_returns, tf.float64) - centre, 0.0)
-        count, total, squares = (
-            before + tf.cumsum(tf.reduce_sum(x, axis=1))
-            for before, x in (
-                (self.count, tf.cast(mask, tf.float64)),
-                (self.count * (self.mean - centre), deviations),
-                (
-                    self.squared_deviations + self.count * tf.square(self.mean - centre),
-                    tf.square(deviations),
-                ),
-            )
-        )
+
+        def up_to_each_step(x):
+            return tf.cumsum(tf.reduce_sum(x, axis=1))
+
+        shift = self.mean - centre
+        count = self.count + up_to_each_step(tf.cast(mask, tf.float64))
+        total = self.count * shift + up_to_each_step(deviations)
+        before = self.squared_deviations + self.count * tf.square(shift)
+        squares = before + up_to_each_step(tf.square(deviations))
         squared_deviations = squares - tf.math.divide_no_nan(tf.square(total), count)
         variance = _variance(count, tf.maximum(squared_deviations, 0.0))[:, None]
         scale = tf.cast(tf.math.rsqrt(variance + self.epsilon), rewards.dtype)

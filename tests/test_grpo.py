@@ -457,12 +457,7 @@ def test_episodes_longer_than_a_rollout_are_cut():
         (keras_pg.GRPO, {"normalization": "mean"}, ValueError, "normalization .*'mean'"),
         (keras_pg.GRPO, {"clip_ratio_high": 0.0}, ValueError, "clip_ratio_high .*0"),
         (keras_pg.GRPO, {"clip_ratio": None, "clip_ratio_high": 0.3}, ValueError, "clips nothing"),
-        (
-            keras_pg.GRPO,
-            {"advantage": "gae"},
-            ValueError,
-            "'gae' needs a critic, and GRPO",
-        ),
+        (keras_pg.GRPO, {"advantage": "gae"}, ValueError, "'gae' needs a critic, and GRPO"),
         (keras_pg.GRPO, {"gae_lambda": 0.9}, TypeError, "no argument 'gae_lambda'"),
         (keras_pg.PPO, {"advantage": "group_relative"}, ValueError, "which PPO does not play"),
         (GroupRelative, {"scale": "std"}, ValueError, "scale .*'std'"),

@@ -258,6 +258,14 @@ def test_before_the_first_return_rewards_are_clipped_only():
     np.testing.assert_allclose(scaled, [[-10.0, 0.3, 10.0]], rtol=1e-7)
 
 
+def test_scaled_rewards_are_clipped_and_keep_their_shape():
+    layer = RewardScaling()
+    layer.update(np.array([-0.5, 0.5]), np.ones(2, bool))
+    rewards, nothing = np.float32([[4.0, 6.0], [-4.0, -6.0]]), np.zeros((2, 2), bool)
+    scaled = layer(rewards, np.zeros((2, 2)), nothing)
+    np.testing.assert_allclose(scaled, [[8.0, 10.0], [-8.0, -10.0]], rtol=1e-6)
+
+
 def test_equal_returns_scale_to_the_bound_and_not_beyond():
     """As in the first step of an environment that always pays 1."""
     ones = np.ones((1, 4), np.float32)

@@ -89,11 +89,7 @@ class Agent(NativeTraining):
         self._advantage = advantages.get(advantage).fresh()
         # Where Keras finds them, to be saved with the agent.
         self.advantage_layers = list(self._advantage.layers)
-        if self.advantage.grouped and self.group_size == 1:
-            raise ValueError(
-                f"advantage={advantage!r} compares episodes that began alike, in groups, which "
-                f"{type(self).__name__} does not play: use GRPO, or choose another advantage."
-            )
+        self.check_estimator(self.advantage)
         self.gae_lambda = check_range("gae_lambda", gae_lambda, 0.0, 1.0)
         self.discount_weighting = check_flag("discount_weighting", discount_weighting)
         if self.advantage.critic is None and critic is not None:
@@ -421,6 +417,14 @@ class Agent(NativeTraining):
                 verbose=verbose,
                 validation_freq=validation_freq,
                 **validation,
+            )
+
+    def check_estimator(self, advantage):
+        """Raises `ValueError` if it compares groups of episodes, which this agent does not play."""
+        if advantage.grouped and self.group_size == 1:
+            raise ValueError(
+                f"{advantage!r} compares episodes that began alike, which {type(self).__name__} "
+                "does not play: use GRPO, or choose another advantage."
             )
 
     def check_groups(self, num_envs):

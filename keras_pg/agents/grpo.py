@@ -99,7 +99,7 @@ class GRPO(PPO):
     """
 
     clip_ratio_high = Hyperparameter(low_open=True, optional=True)
-    group_size = 8
+    group_size = 8  # until `__init__` sets it, for what that checks before
     whole_episodes = True
     default_num_steps = 1000
     row_metrics = ("loss", "policy_loss", "entropy", "approx_kl", "clip_fraction")
