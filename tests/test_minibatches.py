@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_pg.rollouts.minibatches import Minibatches, flatten_time
+from keras_pg.rollouts.minibatches import Minibatches, flatten_time, in_parts
 from keras_pg.rollouts.rollout import Rollout
 
 ROWS = 24
@@ -164,3 +164,25 @@ def test_a_flattened_rollout_is_a_rollout():
     assert isinstance(flat, Rollout)
     assert flat.observations.shape == (8, 3) and flat.rewards.shape == (8,)
     assert flat.rewards.numpy().tolist() == [2] * 8
+
+
+@pytest.mark.parametrize("rows", [1, 7, 8, 9, 23, 24, 25])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_in_parts_is_the_function_of_all_rows_and_sees_few_at_once(monkeypatch, rows, jit_compile):
+    monkeypatch.setattr("keras_pg.rollouts.minibatches._NUMBERS_AT_ONCE", 8 * 7)
+    images, flags = tf.random.normal((rows, 2, 3)), tf.range(rows) % 2
+    seen = []
+
+    def function(observations):
+        seen.append(observations["image"].shape[0])
+        flag = tf.cast(observations["flag"], tf.float32)[:, None]
+        return tf.reduce_sum(observations["image"], axis=1) * flag
+
+    @tf.function(jit_compile=jit_compile)
+    def evaluated():
+        return in_parts(function, {"image": images, "flag": flags})
+
+    result = evaluated()
+    assert set(seen) == {rows if rows <= 8 else -(-rows // -(-rows // 8))}
+    assert max(seen) <= 8
+    np.testing.assert_array_equal(result, function({"image": images, "flag": flags}))

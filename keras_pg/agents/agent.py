@@ -25,7 +25,7 @@ from keras_pg.networks import ActionCritic, Actor, Critic
 from keras_pg.normalization import RewardScaling
 from keras_pg.rollouts import make_vector_env
 from keras_pg.rollouts.dataset import OnDemandDataset, RolloutsInGraph
-from keras_pg.rollouts.minibatches import flatten_time
+from keras_pg.rollouts.minibatches import flatten_time, in_parts
 from keras_pg.rollouts.rollout import state_values
 
 
@@ -504,7 +504,7 @@ class Agent(NativeTraining):
     def _state_value(self, observations, k):
         """V(s) [B] by the critic; one of actions draws its samples from the k-th of its seeds."""
         if self.advantage.critic == "state":
-            return self.critic(observations)
+            return in_parts(self.critic, observations)
         # Not the seed of the shuffling: a row's place must not depend on its samples.
         seed = tf.bitwise.invert(self.iteration_seed()) - tf.stack([tf.cast(k, tf.int64), 0])
         return self.critic.expectation(observations, self.actor, seed=seed)

@@ -26,7 +26,7 @@ from keras_pg.agents.agent import Agent
 from keras_pg.agents.reference import ESTIMATORS, frozen_actor, kl_to_reference
 from keras_pg.hyperparameters import Hyperparameter, check_count, check_flag, check_range
 from keras_pg.returns import normalize
-from keras_pg.rollouts.minibatches import Minibatches, flatten_time
+from keras_pg.rollouts.minibatches import Minibatches, flatten_time, in_parts
 
 
 class Batch(NamedTuple):
@@ -241,11 +241,11 @@ class PPO(Agent):
 
     def old_policy(self, steps):
         """(parameters of π_old, log π_old(a|s), parameters of π_ref) for each row."""
-        parameters = self.actor(steps.observations)
+        parameters = in_parts(self.actor, steps.observations)
         log_probs = self.actor.action_distribution.log_prob(parameters, steps.actions)
         if self.reference is None:
             return parameters, log_probs, tf.zeros_like(parameters)
-        return parameters, log_probs, self.reference(steps.observations)
+        return parameters, log_probs, in_parts(self.reference, steps.observations)
 
     def penalize_rewards(self, rollout, steps, parameters, log_probs, reference_parameters):
         """The rollout with the KL to the reference taken off its rewards, if that is wanted."""
@@ -361,7 +361,7 @@ class PPO(Agent):
     def _adapt_penalty(self, steps, old_parameters, learnt):
         """Moves β by a factor of 2 towards the penalty whose KL is the target, in [1e-6, 1e6]."""
         kl = self.actor.action_distribution.kl_divergence(
-            p=old_parameters, q=self.actor(steps.observations)
+            p=old_parameters, q=in_parts(self.actor, steps.observations)
         )
         kl = losses.masked_mean(kl, steps.valid)
         factor = tf.where(kl > 1.5 * self.kl_penalty_target, 2.0, 1.0)
