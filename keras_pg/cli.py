@@ -16,7 +16,7 @@ import keras
 import tensorflow as tf
 
 import keras_pg
-from keras_pg import saved_model, versions
+from keras_pg import saved_model, versions, video
 from keras_pg.callbacks import LearningCurve
 from keras_pg.hyperparameters import check_count
 from keras_pg.rollouts.vector_env import WHILE_RESETTING, WHILE_STEPPING
@@ -88,6 +88,9 @@ def _parser():
     evaluate.add_argument("--episodes", type=int, default=100)
     evaluate.add_argument("--seed", type=int)
     evaluate.add_argument("--stochastic", action="store_true", help="sample the actions")
+    evaluate.add_argument(
+        "--video", type=pathlib.Path, metavar="FILE.gif", help="record one more episode"
+    )
     evaluate.set_defaults(run=_evaluate)
 
     export = commands.add_parser("export", help="export the policy of a saved agent")
@@ -245,6 +248,8 @@ def _assignment(text):
 
 
 def _evaluate(options):
+    if options.video is not None:
+        video.check_path(options.video)
     agent = keras.models.load_model(options.agent)
     result = agent.evaluate(
         options.env,
@@ -253,7 +258,12 @@ def _evaluate(options):
         deterministic=not options.stochastic,
         verbose=0,
     )
-    print(json.dumps({"env": options.env, "episodes": options.episodes, **result}))
+    report = {"env": options.env, "episodes": options.episodes, **result}
+    if options.video is not None:
+        deterministic = not options.stochastic
+        agent.record(options.env, options.video, deterministic=deterministic, seed=options.seed)
+        report["video"] = str(options.video)
+    print(json.dumps(report))
     return 0
 
 

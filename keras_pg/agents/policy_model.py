@@ -8,7 +8,7 @@ import gymnasium
 import keras
 import tensorflow as tf
 
-from keras_pg import envs, randomness, saved_model, spaces
+from keras_pg import envs, randomness, saved_model, spaces, video
 from keras_pg.hyperparameters import check_count
 from keras_pg.networks import Critic
 from keras_pg.rollouts import collector_for, make_vector_env
@@ -163,6 +163,37 @@ class PolicyModel(keras.Model):
             )
             with dataset.surfacing_errors():
                 yield dataset.dataset
+
+    def record(self, env, path, episodes=1, *, deterministic=True, seed=None):
+        """Plays episodes and writes a video of them, an animated GIF.
+
+        Args:
+            env: an environment id, a `gymnasium.Env` made with `render_mode="rgb_array"`, a factory
+                of one, or a `keras_pg.envs.NativeEnv` that has a `render`.
+            path: file to write, which ends in .gif.
+            episodes: how many to play, one after the other.
+            deterministic: act by the mode of the policy, otherwise sample.
+            seed: of the first episode; default as in `evaluate`.
+
+        Returns:
+            {"episode_return": mean, "episode_length": mean} of the episodes that are seen.
+
+        Raises:
+            ValueError: the path is not one of a GIF, the environment draws no pictures, or its
+                spaces are not those of the agent.
+            TypeError: `env` is none of these.
+            ImportError: what the environment draws with is not installed (`keras_pg[video]`).
+        """
+        path, check = video.check_path(path), check_count("episodes", episodes)
+        seed = self.seed + 2_000_000 if seed is None else seed
+        with video.filmed(env, check) as camera:
+            with self._episodes(
+                camera, episodes, seed=seed, deterministic=deterministic
+            ) as dataset:
+                played = next(iter(dataset))
+            camera.write(path)
+        means = {"episode_return": played.returns, "episode_length": played.lengths}
+        return {name: float(tf.reduce_mean(tf.cast(x, tf.float32))) for name, x in means.items()}
 
     def test_step(self, episodes):
         """Keras's `evaluate` on a batch of `Episodes`."""

@@ -50,8 +50,8 @@ def make(id):
     return NAMES[name]()
 
 
-def _make(name):
-    return NativeSingleEnv(NAMES[name]())
+def _make(name, render_mode=None):
+    return NativeSingleEnv(NAMES[name](), render_mode)
 
 
 def _make_vec(name, num_envs, max_episode_steps=None):

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_pg import randomness
+from keras_pg.envs.drawing import gymnasiums_picture
 from keras_pg.envs.native_env import NativeEnv
 
 
@@ -23,7 +24,16 @@ def _uniform(seeds, low, high):
     return low + (high - low) * randomness.uniform(seeds, (len(low),))
 
 
-class CartPole(NativeEnv):
+class _ClassicControl(NativeEnv):
+    """Is drawn by its original, which `gymnasium_id` names."""
+
+    gymnasium_id = None
+
+    def render(self, state):
+        return gymnasiums_picture(self.gymnasium_id, state)
+
+
+class CartPole(_ClassicControl):
     """A pole on a cart that is pushed left or right; 1 for each step until it falls.
 
     The state is the observation: position, velocity, angle, angular velocity.
@@ -31,7 +41,9 @@ class CartPole(NativeEnv):
     Source: Gymnasium's CartPole-v1; Barto, Sutton and Anderson, 1983.
     """
 
+    gymnasium_id = "CartPole-v1"
     max_episode_steps = 500
+    render_fps = 50
     # At twice these the episode is long over.
     threshold = 2.4, 12 * 2 * math.pi / 360
     observation_space = _symmetric([4.8, np.inf, 24 * 2 * math.pi / 360, np.inf])
@@ -64,7 +76,7 @@ class CartPole(NativeEnv):
         return tf.stack([x, x_dot, theta, theta_dot], axis=-1), tf.ones_like(x), fell
 
 
-class Acrobot(NativeEnv):
+class Acrobot(_ClassicControl):
     """Two links, of which the joint between them is driven; -1 a step until the tip swings up.
 
     The state is the two angles and their velocities; observed are cosine and sine of each angle.
@@ -72,7 +84,9 @@ class Acrobot(NativeEnv):
     Source: Gymnasium's Acrobot-v1; Sutton, 1996, with the equations of Sutton and Barto's book.
     """
 
+    gymnasium_id = "Acrobot-v1"
     max_episode_steps = 500
+    render_fps = 15
     max_velocities = 4 * math.pi, 9 * math.pi
     observation_space = _symmetric([1.0, 1.0, 1.0, 1.0, *max_velocities])
     action_space = gymnasium.spaces.Discrete(3)
@@ -128,7 +142,7 @@ class Acrobot(NativeEnv):
         return tf.stack([velocity1, velocity2, acceleration1, acceleration2], axis=-1)
 
 
-class Pendulum(NativeEnv):
+class Pendulum(_ClassicControl):
     """A pendulum to be swung up and held; the cost is of angle, speed and torque. Never terminates.
 
     The state is angle and angular velocity; observed are cosine and sine of the angle.
@@ -136,7 +150,9 @@ class Pendulum(NativeEnv):
     Source: Gymnasium's Pendulum-v1.
     """
 
+    gymnasium_id = "Pendulum-v1"
     max_episode_steps = 200
+    render_fps = 30
     observation_space = _symmetric([1.0, 1.0, 8.0])
     action_space = gymnasium.spaces.Box(-2.0, 2.0, (1,))
 
@@ -162,7 +178,7 @@ class Pendulum(NativeEnv):
         return tf.stack([theta, speed], axis=-1), -cost, tf.zeros_like(theta, tf.bool)
 
 
-class MountainCar(NativeEnv):
+class MountainCar(_ClassicControl):
     """A car too weak to climb out of its valley at once; -1 a step until it is on the right hill.
 
     The state is the observation: position and velocity.
@@ -170,7 +186,9 @@ class MountainCar(NativeEnv):
     Source: Gymnasium's MountainCar-v0; Moore, 1990.
     """
 
+    gymnasium_id = "MountainCar-v0"
     max_episode_steps = 200
+    render_fps = 30
     min_position, max_position, max_speed = -1.2, 0.6, 0.07
     observation_space = gymnasium.spaces.Box(
         np.float32([min_position, -max_speed]), np.float32([max_position, max_speed])
@@ -207,6 +225,7 @@ class MountainCarContinuous(MountainCar):
     Source: Gymnasium's MountainCarContinuous-v0.
     """
 
+    gymnasium_id = "MountainCarContinuous-v0"
     max_episode_steps = 999
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
     goal, force = 0.45, 0.0015

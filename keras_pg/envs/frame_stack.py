@@ -43,6 +43,7 @@ class FrameStack(NativeEnv):
             raise ValueError(f"Only observations of a Box can be stacked, received {space}.")
         self.env, self.stack_size = env, check_count("stack_size", stack_size)
         self.action_space, self.max_episode_steps = env.action_space, env.max_episode_steps
+        self.render_fps = env.render_fps
         channels_first = spaces.is_image(space) and spaces.has_channels_first(space)
         # Counted without the axis of the environments, from the end but for leading channels.
         self._axis = -len(space.shape) if channels_first else -1
@@ -71,6 +72,9 @@ class FrameStack(NativeEnv):
 
     def observe(self, state):
         return state["frames"]
+
+    def render(self, state):
+        return self.env.render(state["state"])
 
     def step(self, state, actions, seeds):
         following, rewards, terminated = self.env.step(state["state"], actions, seeds)

@@ -137,12 +137,17 @@ class NativeSingleEnv(gymnasium.Env):
 
     Args:
         env: a `NativeEnv`.
+        render_mode: "rgb_array", where the environment has a `render`, or None.
     """
 
-    metadata: ClassVar = {"render_modes": []}
+    metadata: ClassVar = {"render_modes": ["rgb_array"]}
 
-    def __init__(self, env):
+    def __init__(self, env, render_mode=None):
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f'render_mode must be "rgb_array" or None, received {render_mode!r}.')
         check_native_env(env, 1)
+        self._env, self.render_mode = env, render_mode
+        self.metadata = {**self.metadata, "render_fps": env.render_fps}
         self.observation_space, self.action_space = env.observation_space, env.action_space
         self._reset = _compiled_reset(env, 1)
         self._state = None
@@ -172,6 +177,13 @@ class NativeSingleEnv(gymnasium.Env):
         )
         observation = _one(_arrays(observations), 0, self.observation_space)
         return observation, float(rewards[0]), bool(terminated[0]), False, {}
+
+    def render(self):
+        if self._state is None:
+            raise gymnasium.error.ResetNeeded("Call `reset` before the first `render`.")
+        if self.render_mode is None:
+            return None
+        return self._env.render(tf.nest.map_structure(lambda x: x[0].numpy(), self._state))
 
 
 def to_gymnasium(env, num_envs):

@@ -5,6 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_pg import randomness
+from keras_pg.envs.drawing import tiles
 from keras_pg.envs.native_env import NativeEnv
 from keras_pg.hyperparameters import check_count, check_range
 
@@ -53,6 +54,12 @@ class Catch(NativeEnv):
         ball = _board(state["row"], state["column"], shape)
         paddle = _board(tf.fill(state["row"].shape, self.rows - 1), state["paddle"], shape)
         return tf.cast(ball | paddle, tf.uint8)[..., None]
+
+    def render(self, state):
+        kinds = np.zeros((self.rows, self.columns), int)
+        kinds[-1, state["paddle"]] = 1
+        kinds[state["row"], state["column"]] = 2
+        return tiles(kinds, ("#e8e8e8", "#4c78a8", "#f58518"))
 
     def step(self, state, actions, seeds):
         paddle = tf.clip_by_value(state["paddle"] + actions - 1, 0, self.columns - 1)
@@ -113,6 +120,13 @@ class Breakout(NativeEnv):
         ball = board(state["y"], state["x"])
         trail = board(state["last_y"], state["last_x"])
         return tf.cast(tf.stack([paddle, ball, trail, state["bricks"]], axis=-1), tf.uint8)
+
+    def render(self, state):
+        kinds = np.where(state["bricks"], 1, 0)
+        kinds[state["last_y"], state["last_x"]] = 4
+        kinds[9, state["paddle"]] = 2
+        kinds[state["y"], state["x"]] = 3
+        return tiles(kinds, ("#e8e8e8", "#b2796f", "#4c78a8", "#f58518", "#fad4b0"))
 
     def step(self, state, actions, seeds):
         again = randomness.uniform(seeds, (1,))[:, 0] < self.sticky_actions

@@ -21,6 +21,7 @@ class NativeEnv:
     Attributes:
         observation_space, action_space: Gymnasium spaces of one copy.
         max_episode_steps: after so many steps an episode is truncated; None never truncates.
+        render_fps: steps a second in a video.
 
     Example:
     >>> import gymnasium, tensorflow as tf
@@ -52,6 +53,7 @@ class NativeEnv:
     observation_space = None
     action_space = None
     max_episode_steps = None
+    render_fps = 10
 
     def reset(self, seeds):
         """First states of N episodes.
@@ -77,6 +79,14 @@ class NativeEnv:
             (state, rewards float32 [N], terminated bool [N]).
         """
         raise NotImplementedError
+
+    def render(self, state):
+        """A picture of one copy, uint8 [H, W, 3], for videos. Optional, and never compiled.
+
+        Args:
+            state: of that copy alone, a nest of NumPy arrays without the leading axis.
+        """
+        raise NotImplementedError(f"{type(self).__name__} draws nothing: it has no `render`.")
 
 
 class Copies:

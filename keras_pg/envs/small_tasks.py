@@ -5,6 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_pg import randomness
+from keras_pg.envs.drawing import tiles
 from keras_pg.envs.native_env import NativeEnv
 from keras_pg.hyperparameters import check_count, check_range
 
@@ -75,6 +76,12 @@ class Gridworld(NativeEnv):
         arrived = tf.equal(state, self.size**2 - 1)
         return state, tf.where(arrived, 0.9, -0.1), arrived
 
+    def render(self, state):
+        kinds = np.zeros(self.size**2, int)
+        kinds[-1] = 1
+        kinds[state] = 2
+        return tiles(kinds.reshape(self.size, self.size), ("#e8e8e8", "#54a24b", "#f58518"))
+
     def _following(self):
         """The field that each direction leads to, [S, 4]."""
         row, column = np.divmod(np.arange(self.size**2), self.size)
@@ -126,6 +133,14 @@ class TMaze(NativeEnv):
         shown = tf.where(up, [[0.0, 1.0, 1.0]], [[1.0, 1.0, 0.0]])
         elsewhere = tf.where(place == self.length, [[0.0, 1.0, 0.0]], [[1.0, 0.0, 1.0]])
         return tf.where(place == 0, shown, elsewhere)
+
+    def render(self, state):
+        # Walls, the corridor, the side that is right, and who walks there.
+        kinds = np.zeros((3, self.length + 1), int)
+        kinds[1] = kinds[:, -1] = 1
+        kinds[0 if state["up"] else 2, -1] = 2
+        kinds[1, state["place"]] = 3
+        return tiles(kinds, ("#555555", "#e8e8e8", "#54a24b", "#f58518"))
 
     def step(self, state, actions, seeds):
         place, up = state["place"], state["up"]
