@@ -8,7 +8,9 @@ apart:
 - the *env-ready* action is what `to_env` makes of it (clipped, squashed or shifted into the space).
 
 A sample is a pure function of parameters and standard noise, so NumPy, TensorFlow and LiteRT can
-draw the noise each in their own way and share everything else. Zero noise gives the mode.
+draw the noise each in their own way and share everything else. Zero noise gives the mode. In a
+rollout noise is the same for `held_steps` steps. An actor has a variable of `log_std_shape` beside
+its network, where that is not None.
 """
 
 import gymnasium
@@ -30,6 +32,8 @@ _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 class _ScoredByTFP:
     """Log-probability, entropy and KL divergence of raw actions, as `distribution` has them."""
+
+    held_steps, log_std_shape = 1, None
 
     def log_prob(self, parameters, actions):
         """Log π(a|s) [B] of raw actions [B, ...], summed over their dimensions."""
@@ -65,6 +69,8 @@ class Categorical:
     >>> round(float(categorical.entropy(logits)[0]), 4)
     0.5623
     """
+
+    held_steps, log_std_shape = 1, None
 
     def __init__(self, space):
         self.start, self.dtype = int(space.start), space.dtype
@@ -143,6 +149,8 @@ class MultiCategorical:
     >>> policy.mode(logits).numpy().tolist()
     [[1, 0]]
     """
+
+    held_steps, log_std_shape = 1, None
 
     def __init__(self, space):
         self.start, self.dtype = space.start, space.dtype
@@ -280,6 +288,11 @@ class DiagonalGaussian(_ScoredByTFP):
         self.action_shape, self.action_dtype = space.shape, tf.float32
         self.state_dependent_size = self.noise_size = space.shape[0]
         self.parameter_size = 2 * self.noise_size
+        self.log_std_shape = space.shape
+
+    def parameters(self, mean, features, log_std):
+        """The parameters [B, P] of means [B, A], of an encoder's features [B, F] and a variable."""
+        return tf.concat([mean, tf.zeros_like(mean) + log_std], axis=-1)
 
     def _mean_and_log_std(self, parameters):
         mean, log_std = tf.split(parameters, 2, axis=-1)
@@ -380,6 +393,58 @@ class SquashedGaussian(DiagonalGaussian):
         """Named tensors that describe the Gaussian before squashing."""
         described = super().describe(parameters)
         return {f"unsquashed_{name}": tensor for name, tensor in described.items()}
+
+
+class StateDependentGaussian(DiagonalGaussian):
+    """Actions of a Box as a Gaussian whose noise is a function of the state, held for some steps.
+
+    Generalized state-dependent exploration: a matrix E [F, A] of standard normal noise is drawn
+    every few steps, and as long as it stays, the action is a function of the state,
+
+        a = μ(s) + Σ_f φ_f(s) σ_f E_f,   σ [F, A] the deviations,   φ [F] the encoder's features.
+
+    What is scored is its distribution when E is drawn anew, N(μ, Σ_f φ_f² σ_f²): parameters
+    [B, 2A + F·A] are μ, the logarithm of that deviation, and φ_f σ_f divided by it, which no score
+    depends on. Features get no gradient from the noise that they make. Noise is E, [B, F·A].
+
+    Args:
+        space: a Box of rank 1.
+        features: F.
+        held_steps: steps for which a rollout holds E; the next rollout draws its own.
+
+    Reference: Raffin et al., 2021, "Smooth exploration for robotic reinforcement learning",
+    arXiv:2005.05719, section 3.2, eq. 6 to 8; in tests of keras_pg, as Stable-Baselines3 has it.
+    """
+
+    def __init__(self, space, features, held_steps):
+        super().__init__(space)
+        self.features, self.held_steps = features, held_steps
+        actions = space.shape[0]
+        self.noise_size = features * actions
+        self.parameter_size = 2 * actions + self.noise_size
+        self.log_std_shape = features, actions
+
+    def parameters(self, mean, features, log_std):
+        features = tf.stop_gradient(tf.cast(features, mean.dtype))
+        each = features[:, :, None] * tf.exp(log_std)
+        variance = tf.reduce_sum(tf.square(each), axis=1) + 1e-6
+        directions = each * tf.math.rsqrt(variance)[:, None]
+        directions = tf.reshape(directions, (-1, self.noise_size))
+        return tf.concat([mean, 0.5 * tf.math.log(variance), directions], axis=-1)
+
+    def _mean_and_log_std(self, parameters):
+        return super()._mean_and_log_std(parameters[:, : 2 * self.action_shape[0]])
+
+    def fisher_product(self, parameters, tangents):
+        """F v [B, 2A + F·A]: as of any Gaussian, and nothing for what no score depends on."""
+        product = super().fisher_product(parameters, tangents[:, : 2 * self.action_shape[0]])
+        return tf.pad(product, [[0, 0], [0, self.noise_size]])
+
+    def sample(self, parameters, noise):
+        """Raw actions [B, A] of noise [B, F·A]."""
+        directions = parameters[:, 2 * self.action_shape[0] :]
+        each = tf.reshape(directions * noise, (-1, self.features, *self.action_shape))
+        return super().sample(parameters, tf.reduce_sum(each, axis=1))
 
 
 def for_action_space(space, squash=False):

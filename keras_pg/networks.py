@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from keras_pg import distributions, randomness, spaces
 from keras_pg.encoders import default_encoder, nth_seed
+from keras_pg.hyperparameters import check_count
 from keras_pg.normalization import ObservationNormalization
 
 register = keras.saving.register_keras_serializable("keras_pg")
@@ -115,14 +116,19 @@ class Actor(_Network):
             of 16 filters of 3 x 3 and a layer of 128 units (below 3 x 3, `mlp()` too).
         normalize_observations: normalize Box observations, but not images, by running statistics.
         squash: squash Gaussian actions by tanh into the bounds instead of clipping them.
-        log_std_init: initial log standard deviation of Gaussian actions.
+        log_std_init: initial log standard deviation of Gaussian actions, or of the noise of each
+            feature.
+        state_dependent_noise: for how many steps of a rollout noise is held that is a function of
+            the encoder's features (generalized state-dependent exploration, see
+            `keras_pg.distributions.StateDependentGaussian`); None for Gaussian actions whose noise
+            is drawn in each step.
         seed: makes the initial weights reproducible.
 
     Calling the actor returns the parameters, float [B, P]; `distribution` wraps them for TensorFlow
     Probability; `action_distribution` has log_prob, entropy, KL and sampling as functions of them.
 
     Raises:
-        ValueError: a space is not supported.
+        ValueError: a space is not supported, or an option does not apply to it.
 
     Example:
     >>> import gymnasium, numpy as np
@@ -140,6 +146,7 @@ class Actor(_Network):
         normalize_observations=True,
         squash=False,
         log_std_init=0.0,
+        state_dependent_noise=None,
         seed=None,
         **kwargs,
     ):
@@ -148,7 +155,19 @@ class Actor(_Network):
         spaces.check_mask(self.observation_space, self.action_space)
         self.squash = squash
         self.log_std_init = log_std_init
-        self.action_distribution = distributions.for_action_space(self.action_space, squash)
+        self.state_dependent_noise = state_dependent_noise
+        if state_dependent_noise is None:
+            self.action_distribution = distributions.for_action_space(self.action_space, squash)
+        else:
+            held_steps = check_count("state_dependent_noise", state_dependent_noise)
+            if squash or not isinstance(self.action_space, gymnasium.spaces.Box):
+                raise ValueError(
+                    "state_dependent_noise is for Box actions that are clipped, received "
+                    f"squash={squash} and {self.action_space}."
+                )
+            self.action_distribution = distributions.StateDependentGaussian(
+                self.action_space, self.features_size, held_steps
+            )
         # A small last layer starts the policy near uniform, or centred, in every state.
         self.head = keras.layers.Dense(
             self.action_distribution.state_dependent_size,
@@ -156,28 +175,25 @@ class Actor(_Network):
             kernel_initializer=keras.initializers.Orthogonal(0.01, seed=nth_seed(seed, 1000)),
         )
         self.head.build((None, self.features_size))
-        free = self.action_distribution.parameter_size - self.head.units
-        self.log_std = (
-            self.add_weight(
+        self.log_std = None
+        if self.action_distribution.log_std_shape is not None:
+            self.log_std = self.add_weight(
                 name="log_std",
-                shape=(free,),
+                shape=self.action_distribution.log_std_shape,
                 initializer=keras.initializers.Constant(log_std_init),
             )
-            if free
-            else None
-        )
         self.built = True
 
     def call(self, observations, training=False):
-        parameters = self.head(self.features(observations, training))
+        features = self.features(observations, training)
+        parameters = self.head(features)
         if spaces.is_masked(self.observation_space):
             legal = tf.not_equal(tf.cast(observations["action_mask"], tf.int32), 0)
             # Of probability exactly 0, and finite: a row without a legal action has no NaN.
             return tf.where(legal, parameters, parameters.dtype.min)
         if self.log_std is None:
             return parameters
-        log_std = tf.zeros_like(parameters) + self.log_std
-        return tf.concat([parameters, log_std], axis=-1)
+        return self.action_distribution.parameters(parameters, features, self.log_std)
 
     def distribution(self, observations):
         """The TensorFlow Probability distribution over raw actions, batch shape [B]."""
@@ -189,6 +205,7 @@ class Actor(_Network):
             "action_space": spaces.to_config(self.action_space),
             "squash": self.squash,
             "log_std_init": self.log_std_init,
+            "state_dependent_noise": self.state_dependent_noise,
         }
 
 

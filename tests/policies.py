@@ -85,6 +85,16 @@ POLICIES = {
         },
         GAUSSIAN,
     ),
+    "state-dependent noise": (
+        UNBOUNDED,
+        BOUNDED,
+        {
+            "actor": lambda: keras_pg.Actor(
+                UNBOUNDED, BOUNDED, keras_pg.mlp((16,), seed=0), state_dependent_noise=4, seed=0
+            )
+        },
+        GAUSSIAN,
+    ),
     "regularized": (UNBOUNDED, BOUNDED, {"actor": regularized_encoder}, GAUSSIAN),
 }
 # The same for each other algorithm, with a critic of states, with one of actions, and without one.

@@ -38,6 +38,11 @@ POLICIES = {
     "gaussian": (OBSERVATIONS, ACTIONS, {}),
     "gaussian, not normalized": (OBSERVATIONS, ACTIONS, {"normalize_observations": False}),
     "squashed": (OBSERVATIONS, ACTIONS, {"squash_actions": True}),
+    "state-dependent noise": (
+        OBSERVATIONS,
+        ACTIONS,
+        {"actor": lambda: keras_pg.Actor(OBSERVATIONS, ACTIONS, state_dependent_noise=4, seed=0)},
+    ),
     "float64 observations": (Box(-np.inf, np.inf, (3,), np.float64), ACTIONS, {}),
     "float64 actions": (OBSERVATIONS, Box(-0.1, 0.1, (2,), np.float64), {}),
     "uint8 observations": (Box(0, 255, (3,), np.uint8), ACTIONS, {}),
@@ -103,7 +108,10 @@ def expected_actions(agent, observations, noise):
     if isinstance(space, MultiBinary):
         raw = (parameters + noise > 0).astype(np.int64)
         return raw, raw
-    mean, log_std = np.split(parameters, 2, axis=-1)
+    a = space.shape[0]
+    mean, log_std, shares = np.split(parameters, [a, 2 * a], axis=-1)
+    if shares.size:
+        noise = np.sum((shares * noise).reshape(len(noise), -1, a), axis=1)
     raw = mean + np.exp(log_std) * noise
     if agent.squash_actions:
         return raw, space.low + (space.high - space.low) * (np.tanh(raw) + 1) / 2

@@ -21,6 +21,7 @@ from keras_pg.distributions import (
     DiagonalGaussian,
     MultiCategorical,
     SquashedGaussian,
+    StateDependentGaussian,
     for_action_space,
 )
 
@@ -58,6 +59,14 @@ CASES = {
         [0.2, 1.3, -0.5, 0.0, -0.5, -0.2, 0.9, -0.5],
     ),
 }
+# Of 3 features, whose shares in the deviation of each action have squares of sum 1.
+SHARES = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0][:, :3].T
+SHARES = (SHARES / np.linalg.norm(SHARES, axis=0)).ravel().tolist()
+CASES["state-dependent"] = (
+    StateDependentGaussian(BOX, features=3, held_steps=1),
+    CASES["gaussian"][1] + SHARES,
+    CASES["gaussian"][2] + SHARES[::-1],
+)
 DISCRETE_CASES = ["categorical", "multicategorical", "bernoulli"]
 every_distribution = pytest.mark.parametrize("case", CASES)
 discrete_distributions = pytest.mark.parametrize("case", DISCRETE_CASES)
@@ -120,8 +129,8 @@ def log_slope(u, low=LOW, high=HIGH):
 
 
 def gaussian_kl(p, q):
-    mean_p, log_std_p = np.split(np.asarray(p, np.float64), 2)
-    mean_q, log_std_q = np.split(np.asarray(q, np.float64), 2)
+    mean_p, log_std_p = np.split(np.asarray(p[:8], np.float64), 2)
+    mean_q, log_std_q = np.split(np.asarray(q[:8], np.float64), 2)
     square = np.exp(2 * log_std_p) + (mean_p - mean_q) ** 2
     return np.sum(log_std_q - log_std_p + square / (2 * np.exp(2 * log_std_q)) - 0.5)
 
@@ -610,8 +619,9 @@ def test_descriptions_say_what_is_sampled(case):
             "probabilities": np.exp(np.concatenate([log_softmax(p[:2]), log_softmax(p[2:])]))
         },
         "bernoulli": {"probabilities": 1 / (1 + np.exp(-np.array(p)))},
-        "gaussian": {"mean": p[:4], "standard_deviation": np.exp(p[4:])},
-        "squashed": {"unsquashed_mean": p[:4], "unsquashed_standard_deviation": np.exp(p[4:])},
+        "gaussian": {"mean": p[:4], "standard_deviation": np.exp(p[4:8])},
+        "state-dependent": {"mean": p[:4], "standard_deviation": np.exp(p[4:8])},
+        "squashed": {"unsquashed_mean": p[:4], "unsquashed_standard_deviation": np.exp(p[4:8])},
     }[case]
     assert described.keys() == expected.keys()
     for name, value in expected.items():

@@ -326,11 +326,19 @@ def test_a_network_survives_its_config(encoder):
     [
         (OBSERVATIONS, ACTIONS, {"squash": True, "log_std_init": -0.7}),
         (OBSERVATIONS, Box(-np.inf, np.inf, (2,)), {"normalize_observations": False}),
+        (OBSERVATIONS, ACTIONS, {"state_dependent_noise": 5}),
         (Discrete(4, start=10), Discrete(3, start=-1), {}),
         (OBSERVATIONS, MultiDiscrete([2, 3], start=[4, -1]), {}),
         (OBSERVATIONS, MultiBinary(3), {}),
     ],
-    ids=["squashed", "unbounded", "discrete", "multidiscrete", "multibinary"],
+    ids=[
+        "squashed",
+        "unbounded",
+        "state-dependent noise",
+        "discrete",
+        "multidiscrete",
+        "multibinary",
+    ],
 )
 def test_an_actor_survives_its_config_with_its_spaces_and_options(
     observation_space, action_space, keywords

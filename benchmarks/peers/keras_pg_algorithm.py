@@ -13,6 +13,7 @@ import sys
 import time
 
 import bandit  # noqa: F401  registers its environment
+import gymnasium
 import keras
 from protocol import versions
 
@@ -41,8 +42,13 @@ def main():
             return setting
         return keras.optimizers.schedules.PolynomialDecay(setting[0], updates, setting[1])
 
+    actor = arguments.pop("actor", None)
+    if actor is not None:
+        with gymnasium.make(env) as one:
+            spaces = one.observation_space, one.action_space
+        actor = keras_pg.Actor(*spaces, **actor, seed=seed)
     agent = getattr(keras_pg, algorithm["agent"])(
-        **{name: value(setting) for name, setting in arguments.items()}, seed=seed
+        actor, **{name: value(setting) for name, setting in arguments.items()}, seed=seed
     )
     optimizers = {}
     for role in {"optimizer", "critic_optimizer"} & settings.keys():

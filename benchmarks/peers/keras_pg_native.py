@@ -1,4 +1,4 @@
-"""Runs keras_pg's PPO on its own CartPole and prints one JSON line of measurements.
+"""Runs keras_pg's PPO on one of its own environments; prints one JSON line of measurements.
 
     python keras_pg_native.py --num-envs 4 --num-steps 128
 
@@ -15,7 +15,12 @@ import native_protocol
 
 import keras_pg
 
-EXECUTIONS = 20
+EXECUTIONS = native_protocol.CURVE_POINTS
+# Without sticky actions, which gymnax's Breakout has not.
+ENVIRONMENTS = {
+    "CartPole": keras_pg.envs.CartPole(),
+    "Breakout": keras_pg.envs.Breakout(sticky_actions=0.0),
+}
 
 
 class Clock(keras.callbacks.Callback):
@@ -39,13 +44,21 @@ class Adam(keras.optimizers.Adam):
         self.epsilon = epsilon
 
 
+def network(activation, seed):
+    return keras.Sequential([keras.layers.Flatten(), keras_pg.mlp((64, 64), activation, seed)])
+
+
 def main():
     arguments = native_protocol.parse_arguments(__doc__)
     iterations = arguments.total_timesteps // (arguments.num_envs * arguments.num_steps)
     steps_per_execution = max(1, round(iterations / EXECUTIONS))
     executions = iterations // steps_per_execution
     iterations = executions * steps_per_execution
+    settings = native_protocol.SETTINGS[arguments.env]
+    num_minibatches, updates = settings["num_minibatches"], 4 * settings["num_minibatches"]
     agent = keras_pg.PPO(
+        network(settings["activation"], 2 * arguments.seed),
+        network(settings["activation"], 2 * arguments.seed + 1),
         gamma=0.99,
         gae_lambda=0.95,
         clip_ratio=0.2,
@@ -54,18 +67,20 @@ def main():
         # keras_pg's value loss is a squared error, purejaxrl's half of one.
         value_coef=0.25,
         update_epochs=4,
-        num_minibatches=4,
+        num_minibatches=num_minibatches,
         normalize_observations=False,
         seed=arguments.seed,
     )
-    schedule = keras.optimizers.schedules.PolynomialDecay(2.5e-4, 16 * iterations, 0.0)
+    schedule = keras.optimizers.schedules.PolynomialDecay(
+        settings["learning_rate"], updates * iterations, 0.0
+    )
     agent.compile(
         Adam(schedule, epsilon=1e-5, global_clipnorm=0.5),
         steps_per_execution=steps_per_execution,
     )
     clock = Clock()
     history = agent.fit(
-        keras_pg.envs.CartPole(),
+        ENVIRONMENTS[arguments.env],
         num_envs=arguments.num_envs,
         num_steps=arguments.num_steps,
         epochs=executions,
@@ -85,6 +100,11 @@ def main():
         compile_seconds=first - clock.ends[0] - execution,
         run_seconds=execution * executions,
         training_return=statistics.fmean(x for x in returns if not math.isnan(x)),
+        curve=[
+            [int(steps), value]
+            for steps, value in zip(history["env_steps"], history["episode_return"])
+            if not math.isnan(value)
+        ],
     )
 
 

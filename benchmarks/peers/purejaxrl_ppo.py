@@ -12,6 +12,9 @@ import time
 import types
 
 import native_protocol
+import numpy as np
+
+ENVIRONMENTS = {"CartPole": "CartPole-v1", "Breakout": "Breakout-MinAtar"}
 
 
 def main():
@@ -29,21 +32,22 @@ def main():
     import jax
     import ppo
 
+    settings = native_protocol.SETTINGS[arguments.env]
     config = {
-        "LR": 2.5e-4,
+        "LR": settings["learning_rate"],
         "NUM_ENVS": arguments.num_envs,
         "NUM_STEPS": arguments.num_steps,
         "TOTAL_TIMESTEPS": arguments.total_timesteps,
         "UPDATE_EPOCHS": 4,
-        "NUM_MINIBATCHES": 4,
+        "NUM_MINIBATCHES": settings["num_minibatches"],
         "GAMMA": 0.99,
         "GAE_LAMBDA": 0.95,
         "CLIP_EPS": 0.2,
         "ENT_COEF": 0.01,
         "VF_COEF": 0.5,
         "MAX_GRAD_NORM": 0.5,
-        "ACTIVATION": "tanh",
-        "ENV_NAME": "CartPole-v1",
+        "ACTIVATION": settings["activation"],
+        "ENV_NAME": ENVIRONMENTS[arguments.env],
         "ANNEAL_LR": True,
         "DEBUG": False,
     }
@@ -52,8 +56,16 @@ def main():
     compiled = time.perf_counter()
     outputs = jax.block_until_ready(train(jax.random.PRNGKey(arguments.seed)))
     done = time.perf_counter()
-    returns = outputs["metrics"]["returned_episode_returns"][-10:]
-    ended = outputs["metrics"]["returned_episode"][-10:]
+    returns = np.asarray(outputs["metrics"]["returned_episode_returns"])
+    ended = np.asarray(outputs["metrics"]["returned_episode"])
+    size = arguments.num_envs * arguments.num_steps
+    parts = np.array_split(np.arange(len(returns)), native_protocol.CURVE_POINTS)
+    curve = [
+        [int(part[-1] + 1) * size, float(returns[part][ended[part]].mean())]
+        for part in parts
+        if len(part) and ended[part].any()
+    ]
+    returns, ended = returns[-10:], ended[-10:]
     native_protocol.print_report(
         "purejaxrl",
         ("jax", "jaxlib", "flax", "optax", "distrax", "gymnax", "numpy"),
@@ -62,6 +74,7 @@ def main():
         compile_seconds=compiled - start,
         run_seconds=done - compiled,
         training_return=float(returns[ended].mean()) if ended.any() else None,
+        curve=curve,
     )
 
 

@@ -29,6 +29,7 @@ def main():
     if agent.get("normalize_rewards"):
         training = VecNormalize(training, gamma=agent["gamma"])
     dimensions = int(np.prod(training.action_space.shape))  # 1 of discrete actions
+    held_steps = agent.get("actor", {}).get("state_dependent_noise")
     model = TRPO(
         "MlpPolicy",
         training,
@@ -41,6 +42,8 @@ def main():
         cg_max_steps=agent["cg_iters"],
         cg_damping=agent["cg_damping"] / dimensions,
         target_kl=agent.get("max_kl", 0.01) / dimensions,
+        use_sde=held_steps is not None,
+        sde_sample_freq=held_steps or -1,
         seed=seed,
         device="cpu",
     )

@@ -99,7 +99,7 @@ class NativeEnvCollector:
 
         Args:
             carried: `EnvState`.
-            noise: standard noise of the actions, float32 [T, N, K].
+            noise: standard noise of the actions, as of `draw_noise`.
 
         Returns:
             (`EnvState`, `Rollout`).
@@ -113,7 +113,7 @@ class NativeEnvCollector:
 
         def step(t, carried, observations, over, arrays):
             parameters = self.actor(observations)
-            actions = policy.sample(parameters, noise[t])
+            actions = policy.sample(parameters, noise[t // policy.held_steps])
             seeds = seeds_of_call(carried.seeds, carried.calls + 1)
             state, timesteps, taken = step_and_reset(
                 env, carried.state, carried.timesteps, policy.to_env(actions), seeds
@@ -207,9 +207,10 @@ class NativeEnvCollector:
         """
         T, n = self.num_steps, self.env.num_envs
         policy = self.actor.action_distribution
-        noise = policy.stateless_noise(randomness.bits(seed, (T * n, 2)))
+        draws = -(-T // policy.held_steps)
+        noise = policy.stateless_noise(randomness.bits(seed, (draws * n, 2)))
         before = self.env_state
-        after, rollout = self.rollout(before, tf.reshape(noise, (T, n, -1)))
+        after, rollout = self.rollout(before, tf.reshape(noise, (draws, n, -1)))
         fault = self.fault(rollout)
         self._assign(
             tf.nest.map_structure(lambda old, new: tf.where(fault[0] < 0, new, old), before, after)
@@ -301,8 +302,8 @@ class NativeEnvCollector:
             FloatingPointError: an observation or reward is NaN or infinite. The message names the
                 field, the copy's index and the step.
         """
-        shape = self.num_steps, self.env.num_envs
-        noise = draw_noise(self.actor.action_distribution, rng, shape)
+        policy = self.actor.action_distribution
+        noise = draw_noise(policy, rng, self.num_steps, self.env.num_envs)
         rollout = tf.nest.map_structure(lambda x: x.numpy(), self._collect(tf.constant(noise)))
         check_finite(rollout, self.num_steps, self._steps)
         self._steps += self.num_steps

@@ -56,8 +56,12 @@ def rollout_specs(env, action_distribution, num_steps):
     )
 
 
-def draw_noise(action_distribution, rng, shape):
-    """Standard noise [*shape, K] of actions; zeros, which give the mode, where `rng` is None."""
+def draw_noise(action_distribution, rng, num_steps, num_envs):
+    """Standard noise of actions, [⌈T / held_steps⌉, N, K]; zeros where `rng` is None.
+
+    Step t has that of row t // held_steps. Zeros give the mode.
+    """
+    shape = -(-num_steps // action_distribution.held_steps), num_envs
     if rng is None:
         return np.zeros((*shape, action_distribution.noise_size), np.float32)
     return action_distribution.draw_noise(rng, shape)

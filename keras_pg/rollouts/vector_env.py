@@ -253,7 +253,7 @@ class VectorEnvCollector:
         """
         self.engine.load_weights()
         T, n = self.num_steps, self.env.num_envs
-        noise = draw_noise(self.action_distribution, rng, (T, n))
+        noise = draw_noise(self.action_distribution, rng, T, n)
         rollout = tf.nest.map_structure(
             lambda spec: np.empty(spec.shape, spec.dtype.as_numpy_dtype), self.signature
         )
@@ -267,7 +267,7 @@ class VectorEnvCollector:
                 if self._rests:
                     self.env.resting[:] = finished
             try:
-                self._step(rollout, t, noise[t])
+                self._step(rollout, t, noise[t // self.action_distribution.held_steps])
             except Exception as error:
                 # A NaN the environment choked on is the better explanation.
                 check_finite(rollout, t, self._steps)
