@@ -1,4 +1,4 @@
-"""Generalized state-dependent exploration: noise that is a function of the state, held for steps."""
+"""Generalized state-dependent exploration: noise is a function of the state, held for steps."""
 
 import gymnasium
 import keras
