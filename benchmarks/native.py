@@ -6,6 +6,7 @@ give paths to their repositories, or they are left out. Runs alternate, and medi
 Compiling is timed apart from running (see `peers/`); single runs are written to `results/`.
 
     python benchmarks/native.py --purejaxrl PATH --gymnax-blines PATH
+    python benchmarks/native.py --breakout --purejaxrl PATH     # what is learnt of MinAtar's game
     python benchmarks/native.py --scaling     # keras_pg alone, from 1 to 8192 environments
 
 "one thread" is keras_pg with TensorFlow on one thread of each kind, which suits small rollouts.
@@ -37,6 +38,8 @@ RUNNERS = {
     ),
 }
 SIZES = [(4, 128), (64, 128), (1024, 16)]
+ON_BREAKOUT = ["keras_pg", "purejaxrl"]
+COLORS = {"keras_pg": "#f58518", "purejaxrl": "#4c78a8"}
 FIGURES = {
     "steps_per_second": ("env steps/s, compiled", "{:,.0f}"),
     "compile_seconds": ("compiling, s", "{:.1f}"),
@@ -50,6 +53,8 @@ def compare(options):
     paths = {"purejaxrl": options.purejaxrl, "gymnax_blines": options.gymnax_blines}
     runners = {}
     for name, (library, (script, *first), variables, share) in RUNNERS.items():
+        if options.breakout and name not in ON_BREAKOUT:
+            continue
         if first and first[0] in paths:
             if paths[first[0]] is None:
                 print(f"{name} is left out: no path to its repository.")
@@ -59,14 +64,15 @@ def compare(options):
         runners[name] = python, script, first, variables, share
     runs = []
     for seed in range(options.runs):
-        for num_envs, num_steps in SIZES:
+        for num_envs, num_steps in sizes_of(options):
             for name, (python, script, first, variables, share) in runners.items():
                 os.environ.update(variables)
                 # At least six iterations, of which the first compiles.
                 steps = max(int(share * options.total_timesteps), 6 * num_envs * num_steps)
                 sizes = ["--num-envs", num_envs, "--num-steps", num_steps]
                 budget = ["--total-timesteps", steps, "--seed", seed]
-                run = measure(python, script, list(map(str, [*first, *sizes, *budget])))
+                game = ["--env", "Breakout"] if options.breakout else []
+                run = measure(python, script, list(map(str, [*first, *sizes, *budget, *game])))
                 for variable in variables:
                     del os.environ[variable]
                 run["arguments"].pop("repository", None)
@@ -76,10 +82,14 @@ def compare(options):
     return runs
 
 
-def table(runs):
+def sizes_of(options):
+    return [(64, 128)] if options.breakout else SIZES
+
+
+def table(runs, sizes):
     """Markdown: for each size, the medians of every runner and keras_pg's ratio to each."""
     lines = []
-    for num_envs, num_steps in SIZES:
+    for num_envs, num_steps in sizes:
         of_size = [
             run
             for run in runs
@@ -107,6 +117,25 @@ def table(runs):
         ratios = [f"{ours / medians[name]['steps_per_second']:.2f}" for name in names]
         lines.append("| keras_pg / it | " + " | ".join(ratios) + " |")
     return "\n".join(lines)
+
+
+def plot_curves(runs, path):
+    """Return against environment steps, a line a seed, as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for name, color in COLORS.items():
+        curves = [run["curve"] for run in runs if run["runner"] == name]
+        for i, curve in enumerate(curves):
+            axes.plot(*zip(*curve), color=color, label=None if i else name, alpha=0.8)
+    axes.set_xlabel("environment steps")
+    axes.set_ylabel("mean return of the episodes that ended")
+    axes.set_title("MinAtar's Breakout, purejaxrl's settings, a line a seed")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(path)
 
 
 def scaling(options):
@@ -159,19 +188,25 @@ def main():
     parser.add_argument("--purejaxrl", type=pathlib.Path)
     parser.add_argument("--gymnax-blines", type=pathlib.Path)
     parser.add_argument("--scaling", action="store_true")
+    parser.add_argument("--breakout", action="store_true")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--total-timesteps", type=int, default=800_000)
+    parser.add_argument("--total-timesteps", type=int, help="800,000; of Breakout 5 million")
     parser.add_argument("--venvs", type=pathlib.Path, default=HERE / ".venvs")
     options = parser.parse_args()
+    options.total_timesteps = options.total_timesteps or (
+        5_000_000 if options.breakout else 800_000
+    )
     options.venvs.mkdir(parents=True, exist_ok=True)
     runs = scaling(options) if options.scaling else compare(options)
     report = {"processor": f"{processor()}, {os.cpu_count()} cores", "runs": runs}
-    results, name = HERE / "results", "native_scaling" if options.scaling else "native"
-    (results / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    results = HERE / "results"
+    kind = "_scaling" if options.scaling else "_breakout" if options.breakout else ""
+    (results / f"native{kind}.json").write_text(json.dumps(report, indent=1) + "\n")
     if options.scaling:
-        plot(runs, results / "native_scaling.png")
-    else:
-        print(f"\n{report['processor']}, {options.runs} runs each\n{table(runs)}")
+        return plot(runs, results / "native_scaling.png")
+    if options.breakout:
+        plot_curves(runs, results / "native_breakout.png")
+    print(f"\n{report['processor']}, {options.runs} runs each\n{table(runs, sizes_of(options))}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 import keras_pg
-from keras_pg.advantages import GAE, ActionAdvantage, NStep, ReturnMinusBaseline
+from keras_pg.advantages import GAE, ActionAdvantage, GroupRelative, NStep, ReturnMinusBaseline
 from keras_pg.diagnostics import gradient_statistics
 
 # A critic of actions knows Q(s, a), and V(s) as its mean under the policy: enough for every Ψ.
@@ -22,10 +22,19 @@ estimators = {
     "Q - V": "advantage",
     "half GAE, half Q - V": 0.5 * GAE(0.95) + 0.5 * ActionAdvantage(),
 }
+# The same policy as one that plays the 4 episodes of a rollout from one start.
+grouped = keras_pg.GRPO(agent.actor, group_size=4, normalization="token", gamma=agent.gamma)
+estimators["return - group's mean"] = GroupRelative(scale=None)
+
 variances = {}
 for name, advantage in estimators.items():
     found = gradient_statistics(
-        agent, "CartPole-v1", advantage=advantage, rollouts=64, num_envs=4, num_steps=200
+        grouped if isinstance(advantage, GroupRelative) else agent,
+        "CartPole-v1",
+        advantage=advantage,
+        rollouts=64,
+        num_envs=4,
+        num_steps=200,
     )
     variances[name] = found.variance
     print(
