@@ -13,6 +13,8 @@ from keras_pg import envs
 # Of more pictures a second than this GIFs become large, and viewers slow them down.
 _MOST_PICTURES_A_SECOND = 25
 _LAST_PICTURE_SECONDS = 1
+# Of 600 x 400 pixels, these take 1.2 GB until they are written.
+_MOST_PICTURES = 5_000
 
 
 def check_path(path):
@@ -101,6 +103,11 @@ class _Camera(gymnasium.Wrapper):
     def _take(self):
         if self._left <= 0:
             return
+        if len(self.pictures) == _MOST_PICTURES:
+            raise RuntimeError(
+                f"The video has {_MOST_PICTURES:,} pictures and the episodes go on. Record fewer, "
+                "or give the environment a gymnasium.wrappers.TimeLimit."
+            )
         picture = np.asarray(self.env.render())
         # A byte a pixel from here on: a thousand pictures are a usual episode.
         self.pictures.append(self._image.fromarray(picture).quantize(dither=0))

@@ -124,6 +124,13 @@ def test_a_missing_package_is_named_by_its_extra(tmp_path):
         keras_pg.A2C(seed=0).record(env, tmp_path / "policy.gif")
 
 
+def test_an_episode_without_an_end_is_an_error_and_not_all_of_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("keras_pg.video._MOST_PICTURES", 30)
+    with pytest.raises(RuntimeError, match=r"30 pictures.*TimeLimit"):
+        keras_pg.A2C(seed=0).record("keras_pg/TMaze-v0", tmp_path / "maze.gif")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_from_the_command_line(tmp_path, capsys):
     agent = keras_pg.A2C(seed=0)
     agent.build(envs.Catch().observation_space, envs.Catch().action_space)

@@ -183,10 +183,21 @@ class PolicyModel(keras.Model):
                 spaces are not those of the agent.
             TypeError: `env` is none of these.
             ImportError: what the environment draws with is not installed (`keras_pg[video]`).
+            RuntimeError: there would be more than 5,000 pictures.
+
+        Example:
+        >>> import os, tempfile, keras_pg
+        >>> path = os.path.join(tempfile.mkdtemp(), "catch.gif")
+        >>> agent = keras_pg.A2C(seed=0)
+        >>> agent.record(keras_pg.envs.Catch(), path)["episode_length"]
+        9.0
+        >>> os.path.exists(path)
+        True
         """
-        path, check = video.check_path(path), check_count("episodes", episodes)
+        path = video.check_path(path)
+        check_count("episodes", episodes)
         seed = self.seed + 2_000_000 if seed is None else seed
-        with video.filmed(env, check) as camera:
+        with video.filmed(env, episodes) as camera:
             with self._episodes(
                 camera, episodes, seed=seed, deterministic=deterministic
             ) as dataset:
