@@ -413,7 +413,8 @@ class StateDependentGaussian(DiagonalGaussian):
         held_steps: steps for which a rollout holds E; the next rollout draws its own.
 
     Reference: Raffin et al., 2021, "Smooth exploration for robotic reinforcement learning",
-    arXiv:2005.05719, section 3.2, eq. 6 to 8; in tests of keras_pg, as Stable-Baselines3 has it.
+    arXiv:2005.05719, with the distribution of Rückstieß et al., 2008, "State-dependent exploration
+    for policy gradient methods".
     """
 
     def __init__(self, space, features, held_steps):

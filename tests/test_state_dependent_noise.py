@@ -47,7 +47,7 @@ def in_float64(actor, observations):
 
 
 def test_one_draw_of_noise_makes_the_action_a_function_of_the_state():
-    """Eq. 6 of the paper: a = μ(s) + φ(s) (σ ∘ E), one E for all states."""
+    """a = μ(s) + φ(s) (σ ∘ E), one E for all states."""
     actor = make_actor()
     noise = np.random.default_rng(2).normal(size=(5, 2))
     mean, features, deviations = in_float64(actor, states())
@@ -58,7 +58,7 @@ def test_one_draw_of_noise_makes_the_action_a_function_of_the_state():
 
 
 def test_what_is_scored_is_the_gaussian_of_all_draws():
-    """Eq. 8: N(μ, φ² σ²); and it is that of the samples."""
+    """N(μ, φ² σ²), and so are the samples."""
     actor = make_actor()
     mean, features, deviations = in_float64(actor, states())
     variance = features**2 @ deviations**2
