@@ -20,9 +20,9 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
 
-def main():
-    env, seed = sys.argv[2], int(sys.argv[3])
-    settings = json.loads(pathlib.Path(sys.argv[1]).read_text())["environments"][env]
+def make_model(path, env, seed):
+    """(The untrained model, its settings in the file)."""
+    settings = json.loads(pathlib.Path(path).read_text())["environments"][env]
     fit, agent = settings["fit"], settings["agent"]
     torch.set_num_threads(1)
     training = make_vec_env(env, fit["num_envs"], seed=seed)
@@ -47,8 +47,15 @@ def main():
         seed=seed,
         device="cpu",
     )
+    return model, settings
+
+
+def main():
+    env, seed = sys.argv[2], int(sys.argv[3])
+    model, settings = make_model(sys.argv[1], env, seed)
+    agent, training = settings["agent"], model.get_env()
     start = time.perf_counter()
-    model.learn(fit["total_timesteps"])
+    model.learn(settings["fit"]["total_timesteps"])
     seconds = time.perf_counter() - start
     evaluation = make_vec_env(env, 8, seed=seed + 10_000)
     if agent.get("normalize_rewards"):
