@@ -47,7 +47,10 @@ def short(tmp_path, monkeypatch):
     statistics = keras_pg.diagnostics.gradient_statistics
 
     def short_statistics(agent, env, *, advantage=None, **arguments):
-        return statistics(agent, env, advantage=advantage, rollouts=2, num_envs=2, num_steps=16)
+        num_envs = max(2, agent.group_size)
+        return statistics(
+            agent, env, advantage=advantage, rollouts=2, num_envs=num_envs, num_steps=16
+        )
 
     monkeypatch.setattr(keras_pg.diagnostics, "gradient_statistics", short_statistics)
     monkeypatch.setattr(keras_pg.Agent, "evaluate", short_evaluate)
