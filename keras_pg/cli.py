@@ -251,17 +251,11 @@ def _evaluate(options):
     if options.video is not None:
         video.check_path(options.video)
     agent = keras.models.load_model(options.agent)
-    result = agent.evaluate(
-        options.env,
-        episodes=options.episodes,
-        seed=options.seed,
-        deterministic=not options.stochastic,
-        verbose=0,
-    )
+    how = {"deterministic": not options.stochastic, "seed": options.seed}
+    result = agent.evaluate(options.env, episodes=options.episodes, verbose=0, **how)
     report = {"env": options.env, "episodes": options.episodes, **result}
     if options.video is not None:
-        deterministic = not options.stochastic
-        agent.record(options.env, options.video, deterministic=deterministic, seed=options.seed)
+        agent.record(options.env, options.video, **how)
         report["video"] = str(options.video)
     print(json.dumps(report))
     return 0

@@ -30,10 +30,18 @@ _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(64)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 
-class _ScoredByTFP:
-    """Log-probability, entropy and KL divergence of raw actions, as `distribution` has them."""
+class _ActionDistribution:
+    """What a distribution is unless it says otherwise."""
 
     held_steps, log_std_shape = 1, None
+
+    def draws(self, num_steps):
+        """How often noise is drawn for a rollout of T steps, ⌈T / held_steps⌉."""
+        return -(-num_steps // self.held_steps)
+
+
+class _ScoredByTFP(_ActionDistribution):
+    """Log-probability, entropy and KL divergence of raw actions, as `distribution` has them."""
 
     def log_prob(self, parameters, actions):
         """Log π(a|s) [B] of raw actions [B, ...], summed over their dimensions."""
@@ -54,7 +62,7 @@ def _softmax_and_finite_log(logits):
     return probabilities, tf.where(probabilities > 0, log_probs, tf.zeros_like(log_probs))
 
 
-class Categorical:
+class Categorical(_ActionDistribution):
     """Actions of a Discrete space; parameters are the logits [B, n].
 
     Raw actions are integers [B] in 0..n-1; env-ready actions add the space's `start`.
@@ -69,8 +77,6 @@ class Categorical:
     >>> round(float(categorical.entropy(logits)[0]), 4)
     0.5623
     """
-
-    held_steps, log_std_shape = 1, None
 
     def __init__(self, space):
         self.start, self.dtype = int(space.start), space.dtype
@@ -135,7 +141,7 @@ class Categorical:
         return {"probabilities": tf.nn.softmax(parameters)}
 
 
-class MultiCategorical:
+class MultiCategorical(_ActionDistribution):
     """Actions of a MultiDiscrete space: independent categoricals, one a component.
 
     Parameters [B, Σ n_i] are the components' logits, one after the other. Raw actions are integers
@@ -149,8 +155,6 @@ class MultiCategorical:
     >>> policy.mode(logits).numpy().tolist()
     [[1, 0]]
     """
-
-    held_steps, log_std_shape = 1, None
 
     def __init__(self, space):
         self.start, self.dtype = space.start, space.dtype

@@ -49,7 +49,7 @@ def network(activation, seed):
 
 
 def main():
-    arguments = native_protocol.parse_arguments(__doc__)
+    arguments = native_protocol.parse_arguments(__doc__, envs=ENVIRONMENTS)
     iterations = arguments.total_timesteps // (arguments.num_envs * arguments.num_steps)
     steps_per_execution = max(1, round(iterations / EXECUTIONS))
     executions = iterations // steps_per_execution

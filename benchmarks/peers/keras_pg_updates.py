@@ -18,6 +18,10 @@ import tensorflow as tf
 import keras_pg
 from keras_pg import Rollout
 
+WHEN = "before", "after"
+POLICY = "mlp_extractor.policy_net.0", "mlp_extractor.policy_net.2", "action_net"
+VALUE = "mlp_extractor.value_net.0", "mlp_extractor.value_net.2", "value_net"
+
 
 def main():
     settings, env, path = sys.argv[1:]
@@ -44,14 +48,8 @@ def compare(seen, i, settings, action_space):
     agent.build(space, action_space)
     optimizer = dict(settings["optimizer"])
     agent.compile(getattr(keras.optimizers, optimizer.pop("name"))(**optimizer))
-    for network, body, head in (
-        (agent.actor, "policy_net", "action_net"),
-        (agent.critic, "value_net", "value_net"),
-    ):
-        names = [f"mlp_extractor.{body}.0", f"mlp_extractor.{body}.2", head]
-        for layer, name in zip((*network.encoder.layers, network.head), names, strict=True):
-            weight, bias = of(f"before/{name}.weight"), of(f"before/{name}.bias")
-            layer.set_weights([weight.T, bias])
+    load(agent.actor, arrays(of, "before", *POLICY))
+    load(agent.critic, arrays(of, "before", *VALUE))
     agent.actor.log_std.assign(of("before/log_std"))
 
     # Its rewards hold the value of a state where a time limit cut: an end like any other then.
@@ -80,40 +78,43 @@ def compare(seen, i, settings, action_space):
         "value targets": np.abs(targets - of("returns")).max(),
     }
 
-    before = policy_vector(of, "before")
+    before, after = (flat([*arrays(of, w, *POLICY), of(f"{w}/log_std")]) for w in WHEN)
     logs = agent.train_step(rollout)
     layers = (*agent.actor.encoder.layers, agent.actor.head)
-    ours = [w for layer in layers for w in layer.get_weights()] + [agent.actor.log_std.numpy()]
-    step = np.concatenate([w.ravel() for w in ours]) - before
-    its = policy_vector(of, "after") - before
-    rows = observations.reshape(-1, *observations.shape[2:])
-    values = critic_values(of, rows, "after")
-    its_error = np.mean((values - of("returns").ravel()) ** 2)
-    error = np.mean((agent.critic(rows) - of("returns").ravel()) ** 2)
+    ours = [w for layer in layers for w in layer.get_weights()]
+    step, its = flat([*ours, agent.actor.log_std.numpy()]) - before, after - before
+
+    def critics_error():
+        rows = observations.reshape(-1, *observations.shape[2:])
+        return np.mean((agent.critic(rows) - of("returns").ravel()) ** 2)
+
+    error = critics_error()
+    load(agent.critic, arrays(of, "after", *VALUE))
     differences |= {
         "length of the policy's step": np.linalg.norm(step),
         "of sb3-contrib's": np.linalg.norm(its),
         "of the difference": np.linalg.norm(step - its),
         "line search steps": float(logs["line_search_steps"]),
         "critic's error after": error,
-        "of sb3-contrib's critic": its_error,
+        "of sb3-contrib's critic": critics_error(),
     }
     return {"iteration": i, **{name: float(value) for name, value in differences.items()}}
 
 
-def policy_vector(of, when):
-    """All weights of sb3-contrib's policy, in the order of keras_pg's."""
-    arrays = []
-    for name in ("mlp_extractor.policy_net.0", "mlp_extractor.policy_net.2", "action_net"):
-        arrays += [of(f"{when}/{name}.weight").T, of(f"{when}/{name}.bias")]
-    return np.concatenate([array.ravel() for array in (*arrays, of(f"{when}/log_std"))])
+def arrays(of, when, *names):
+    """Kernels and biases of sb3-contrib's layers, as Keras has them."""
+    pairs = ((of(f"{when}/{name}.weight").T, of(f"{when}/{name}.bias")) for name in names)
+    return [array for pair in pairs for array in pair]
 
 
-def critic_values(of, rows, when):
-    """V of sb3-contrib's critic."""
-    for name in ("mlp_extractor.value_net.0", "mlp_extractor.value_net.2"):
-        rows = np.tanh(rows @ of(f"{when}/{name}.weight").T + of(f"{when}/{name}.bias"))
-    return (rows @ of(f"{when}/value_net.weight").T + of(f"{when}/value_net.bias")).ravel()
+def load(network, weights):
+    """Gives the encoder's layers and the head these weights."""
+    for i, layer in enumerate((*network.encoder.layers, network.head)):
+        layer.set_weights(weights[2 * i : 2 * i + 2])
+
+
+def flat(weights):
+    return np.concatenate([array.ravel() for array in weights])
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ SETTINGS = {
 }
 
 
-def parse_arguments(description, *positional):
-    """The arguments that every runner takes, after the positional ones."""
+def parse_arguments(description, *positional, envs=("CartPole",)):
+    """The arguments that every runner takes, after the positional ones; `envs` it has."""
     parser = argparse.ArgumentParser(description=description.partition("\n")[0])
     for name in positional:
         parser.add_argument(name)
-    parser.add_argument("--env", choices=SETTINGS, default="CartPole")
+    parser.add_argument("--env", choices=envs, default="CartPole")
     parser.add_argument("--num-envs", type=int, default=4)
     parser.add_argument("--num-steps", type=int, default=128)
     parser.add_argument("--total-timesteps", type=int, default=1_000_000)

@@ -18,7 +18,7 @@ ENVIRONMENTS = {"CartPole": "CartPole-v1", "Breakout": "Breakout-MinAtar"}
 
 
 def main():
-    arguments = native_protocol.parse_arguments(__doc__, "repository")
+    arguments = native_protocol.parse_arguments(__doc__, "repository", envs=ENVIRONMENTS)
     sys.path.insert(0, f"{arguments.repository}/purejaxrl")
     for absent in (
         "brax",

@@ -107,7 +107,7 @@ class PolicyModel(keras.Model):
             return super().evaluate(verbose=verbose, callbacks=callbacks, **keras_arguments)
         if keras_arguments:
             raise TypeError(f"evaluate has no argument {', '.join(map(repr, keras_arguments))}.")
-        seed = self.seed + 2_000_000 if seed is None else seed
+        seed = self._evaluation_seed(seed)
         with self._episodes(
             env, episodes, num_envs, vectorization, seed=seed, deterministic=deterministic
         ) as dataset:
@@ -123,6 +123,10 @@ class PolicyModel(keras.Model):
         }
         self._evaluation = self._policy_digest(), {**result, **conditions}
         return result
+
+    def _evaluation_seed(self, seed):
+        """The seed that was given, or else one that training does not start from."""
+        return self.seed + 2_000_000 if seed is None else seed
 
     def _policy_digest(self):
         weights = b"".join(weight.tobytes() for weight in self.actor.get_weights())
@@ -196,7 +200,7 @@ class PolicyModel(keras.Model):
         """
         path = video.check_path(path)
         check_count("episodes", episodes)
-        seed = self.seed + 2_000_000 if seed is None else seed
+        seed = self._evaluation_seed(seed)
         with video.filmed(env, episodes) as camera:
             with self._episodes(
                 camera, episodes, seed=seed, deterministic=deterministic

@@ -205,9 +205,8 @@ class NativeEnvCollector:
         Returns:
             (`Rollout`, its `fault`). After a fault the environments are where they were before.
         """
-        T, n = self.num_steps, self.env.num_envs
-        policy = self.actor.action_distribution
-        draws = -(-T // policy.held_steps)
+        policy, n = self.actor.action_distribution, self.env.num_envs
+        draws = policy.draws(self.num_steps)
         noise = policy.stateless_noise(randomness.bits(seed, (draws * n, 2)))
         before = self.env_state
         after, rollout = self.rollout(before, tf.reshape(noise, (draws, n, -1)))

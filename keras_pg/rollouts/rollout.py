@@ -61,7 +61,7 @@ def draw_noise(action_distribution, rng, num_steps, num_envs):
 
     Step t has that of row t // held_steps. Zeros give the mode.
     """
-    shape = -(-num_steps // action_distribution.held_steps), num_envs
+    shape = action_distribution.draws(num_steps), num_envs
     if rng is None:
         return np.zeros((*shape, action_distribution.noise_size), np.float32)
     return action_distribution.draw_noise(rng, shape)
