@@ -56,7 +56,8 @@ def permutations(seed, count, n):
     >>> sorted(permutations([0, 1], 1, 5)[0].numpy().tolist())
     [0, 1, 2, 3, 4]
     """
-    high, low = (tf.constant(base, tf.uint32) for base in _two_digits(n))
+    bases = _two_digits(n)
+    high, low = (tf.constant(base, tf.uint32) for base in bases)
     keys = tf.cast(bits(seed, (8, count, 1)), tf.uint32)
 
     def shuffle(x):
@@ -68,13 +69,15 @@ def permutations(seed, count, n):
                 right = (right + _hash(left ^ key) % low) % low
         return left * low + right
 
-    # Two digits reach a little beyond n: a number that lands there is shuffled once more.
+    numbers = shuffle(tf.cast(tf.tile(tf.range(n)[None], (count, 1)), tf.uint32))
     bound = tf.constant(n, tf.uint32)
-    (numbers,) = tf.while_loop(
-        lambda x: tf.reduce_any(x >= bound),
-        lambda x: (tf.where(x >= bound, shuffle(x), x),),
-        (shuffle(tf.cast(tf.tile(tf.range(n)[None], (count, 1)), tf.uint32)),),
-    )
+    if math.prod(bases) > n:
+        # Two digits reach a little beyond n: a number that lands there is shuffled once more.
+        (numbers,) = tf.while_loop(
+            lambda x: tf.reduce_any(x >= bound),
+            lambda x: (tf.where(x >= bound, shuffle(x), x),),
+            (numbers,),
+        )
     return tf.cast(numbers, tf.int32)
 
 
@@ -90,16 +93,16 @@ def _two_digits(n):
 def _keys(seed, shape):
     """The hashes as uint32. Only operations that LiteRT has as well."""
     keys = tf.cast(tf.range(tf.reduce_prod(shape)), tf.uint32)
-    for word in tf.unstack(seed, axis=-1):
-        word = tf.cast(word, tf.uint32) + tf.constant(0x9E3779B9, tf.uint32)
-        keys = _hash(keys ^ _hash(word)[..., None])
+    words = _hash(tf.cast(seed, tf.uint32) + tf.constant(0x9E3779B9, tf.uint32))
+    for word in tf.unstack(words, axis=-1):
+        keys = _hash(keys ^ word[..., None])
     return tf.reshape(keys, tf.concat([tf.shape(seed)[:-1], shape], axis=0))
 
 
 def _hash(x):
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         x = (x ^ _shifted(x, shift)) * tf.constant(factor, tf.uint32)
-    return x
+    return x ^ _shifted(x, 16)
 
 
 def _shifted(x, count):

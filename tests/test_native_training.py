@@ -78,7 +78,7 @@ def test_rollouts_of_whole_episodes_are_those_of_gymnasiums_loop(num_steps):
     for collector in (native, gymnasiums):
         collector.reset(7)
     state = native.env_state
-    native._assign(state._replace(calls=state.calls - 1))  # it begins anew by itself
+    native.assign(state._replace(calls=state.calls - 1))  # it begins anew by itself
     ours = native.collect(np.random.default_rng(1))
     theirs = gymnasiums.collect(np.random.default_rng(1))
     for name, x, y in zip(ours._fields, ours, theirs, strict=True):
@@ -419,6 +419,17 @@ def test_a_program_is_traced_once_and_again_for_other_constants():
     agent.gamma = 0.5
     fit(Countdown())
     assert traces == [0.99, 0.5]
+
+
+def test_what_a_train_step_returns_beside_the_agents_metrics_is_not_lost_without_a_word():
+    class More(keras_pg.A2C):
+        def train_step(self, rollout):
+            return {**super().train_step(rollout), "mean_reward": tf.reduce_mean(rollout.rewards)}
+
+    agent = More(seed=0)
+    with pytest.raises(ValueError, match=r"'mean_reward'.* named by `tracked`"):
+        agent.fit(envs.Catch(), num_envs=2, num_steps=4, verbose=0)
+    assert int(agent.iteration) == 0
 
 
 def test_what_keras_is_given_after_such_a_fit_is_what_it_trains_on():

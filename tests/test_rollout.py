@@ -88,7 +88,7 @@ def test_of_native_environments_that_cut_often(name, whole_episodes):
         agent.build(copies.single_observation_space, copies.single_action_space)
         collector = agent._collector(copies, 8, whole_episodes=whole_episodes)
         collector.reset(0)
-        rollout, _ = collector.next_rollout(tf.constant([0, 0], tf.int64))
+        _, rollout, _ = collector.next_rollout(tf.constant([0, 0], tf.int64))
         rollout = tf.nest.map_structure(lambda x: x.numpy(), rollout)
         cut = rollout.truncated & rollout.valid
         assert (cut.sum(axis=0) == (1 if whole_episodes else 8 // limit)).all()

@@ -152,7 +152,8 @@ def test_noise_is_held_for_so_many_steps_and_drawn_anew_for_each_rollout(path, h
     rng, rollouts = np.random.default_rng(0), []
     for i in range(2):
         if path == "native":
-            rollout, _ = collector.next_rollout(tf.constant([7, i], tf.int64))
+            after, rollout, _ = collector.next_rollout(tf.constant([7, i], tf.int64))
+            collector.assign(after)
             rollouts.append(rollout.actions.numpy())
         else:
             rollouts.append(collector.collect(rng).actions)

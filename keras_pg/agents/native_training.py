@@ -54,31 +54,41 @@ class NativeTraining(PolicyModel):
         program, collector = self._native_program, self._native_collector
 
         def train_function(iterator):
-            logs, fault = program()
-            collector.check(fault.numpy())
-            return logs
+            collector.check(program().numpy())
+            return self.logs()
 
         self.train_function = train_function
 
     def _make_native_program(self):
-        """() → (logs, fault), of `steps_per_execution` iterations or up to one with a fault."""
-        collector = self._native_collector
+        """() → fault, of `steps_per_execution` iterations or up to one with a fault."""
+        collector, names = self._native_collector, self.logs().keys()
 
         def iteration():
             # The complement of the seed of the shuffling, and of that alone.
             seed = tf.stack([tf.constant(~self.seed, tf.int64), self.iteration.value])
-            rollout, fault = collector.next_rollout(seed)
-            return tf.cond(fault[0] < 0, lambda: self.train_step(rollout), self.logs), fault
+            after, rollout, fault = collector.next_rollout(seed)
+
+            def learn():
+                collector.assign(after)
+                logs = self.train_step(rollout)
+                if logs.keys() != names:
+                    # What Keras is told are the means that the agent keeps, read after the program.
+                    raise ValueError(
+                        f"train_step returned {sorted(logs)}, expected what `logs()` returns, "
+                        f"{sorted(names)}: further metrics are named by `tracked`."
+                    )
+                return fault
+
+            return tf.cond(fault[0] < 0, learn, lambda: fault)
 
         def execution():
             if self.steps_per_execution == 1:
                 return iteration()
-            _, logs, fault = tf.while_loop(
-                lambda i, logs, fault: (i < self.steps_per_execution) & (fault[0] < 0),
-                lambda i, logs, fault: (i + 1, *iteration()),
-                (tf.constant(0), self.logs(), tf.fill([3], -1)),
-            )
-            return logs, fault
+            return tf.while_loop(
+                lambda i, fault: (i < self.steps_per_execution) & (fault[0] < 0),
+                lambda i, fault: (i + 1, iteration()),
+                (tf.constant(0), tf.fill([3], -1)),
+            )[1]
 
         if self.run_eagerly:
             return execution

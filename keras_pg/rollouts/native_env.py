@@ -159,6 +159,9 @@ class NativeEnvCollector:
         rollout = tf.nest.map_structure(lambda array: array.stack(), arrays)
         if self.whole_episodes:
             rollout = self._first_episodes(rollout, steps)
+        else:
+            # A constant, and not what the loop has written: XLA then leaves out what is masked.
+            rollout = rollout._replace(valid=tf.ones_like(rollout.valid))
         return carried, rollout
 
     def _first_episodes(self, rollout, steps):
@@ -195,7 +198,7 @@ class NativeEnvCollector:
         _, n, k = kinds.shape
         place = tf.argmax(tf.cast(tf.reshape(kinds, [-1]), tf.int32), output_type=tf.int32)
         found = tf.stack([place % k, place // (n * k), place // k % n])
-        return tf.where(tf.reduce_any(kinds), found, -1)
+        return tf.where(tf.gather(tf.reshape(kinds, [-1]), place), found, -1)
 
     # --------------------------------------------------------------------------- with variables
 
@@ -203,18 +206,14 @@ class NativeEnvCollector:
         """The next rollout, for a program that learns from it; actions are functions of `seed` [2].
 
         Returns:
-            (`Rollout`, its `fault`). After a fault the environments are where they were before.
+            (`EnvState` after it, `Rollout`, its `fault`). The environments are where they were
+            until `assign` is given where they are to be.
         """
         policy, n = self.actor.action_distribution, self.env.num_envs
         draws = policy.draws(self.num_steps)
         noise = policy.stateless_noise(randomness.bits(seed, (draws * n, 2)))
-        before = self.env_state
-        after, rollout = self.rollout(before, tf.reshape(noise, (draws, n, -1)))
-        fault = self.fault(rollout)
-        self._assign(
-            tf.nest.map_structure(lambda old, new: tf.where(fault[0] < 0, new, old), before, after)
-        )
-        return rollout, fault
+        after, rollout = self.rollout(self.env_state, tf.reshape(noise, (draws, n, -1)))
+        return after, rollout, self.fault(rollout)
 
     def check(self, fault):
         """Raises for a `fault` that is one.
@@ -235,7 +234,8 @@ class NativeEnvCollector:
         """`EnvState` of tensors."""
         return tf.nest.map_structure(tf.convert_to_tensor, self._variables)
 
-    def _assign(self, env_state):
+    def assign(self, env_state):
+        """Goes on from this `EnvState`."""
         tf.nest.map_structure(lambda variable, x: variable.assign(x), self._variables, env_state)
 
     def save(self):
@@ -274,7 +274,7 @@ class NativeEnvCollector:
     def reset(self, seed, group_size=1):
         """Starts new episodes; copy i is seeded with `seed + i // group_size`."""
         seeds = int(seed) + np.arange(self.env.num_envs) // group_size
-        self._assign(self._begin(tf.constant(seeds, tf.int64)))
+        self.assign(self._begin(tf.constant(seeds, tf.int64)))
         self._steps = 0
 
     @functools.cached_property
@@ -286,7 +286,7 @@ class NativeEnvCollector:
     def _collect(self):
         def collect(noise):
             after, rollout = self.rollout(self.env_state, noise)
-            self._assign(after)
+            self.assign(after)
             return rollout
 
         return tf.function(collect, jit_compile=True, autograph=False)
