@@ -4,6 +4,7 @@ import gymnasium
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 from keras_pg import distributions, randomness, spaces
 from keras_pg.encoders import default_encoder, nth_seed
@@ -11,6 +12,36 @@ from keras_pg.hyperparameters import check_count
 from keras_pg.normalization import ObservationNormalization
 
 register = keras.saving.register_keras_serializable("keras_pg")
+
+
+class Head(keras.layers.Dense):
+    """The last layer of a network: float32, with orthogonal initialization.
+
+    Where XLA compiles it, a few units are differentiated one by one. XLA has no fast code on a CPU
+    for products of which one dimension is 2 or 3, as both of the gradient's would be.
+    """
+
+    def __init__(self, units, gain, seed):
+        orthogonal = keras.initializers.Orthogonal(gain, seed=nth_seed(seed, 1000))
+        super().__init__(units, dtype="float32", kernel_initializer=orthogonal)
+
+    def call(self, features):
+        if self.units > 6 or not GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+            return super().call(features)
+        return _narrow_product(features, tf.convert_to_tensor(self.kernel)) + self.bias
+
+
+@tf.custom_gradient
+def _narrow_product(x, kernel):
+    """The product of x [B, F] and kernel [F, U]."""
+
+    def gradient(upstream):
+        units = list(zip(tf.unstack(upstream, axis=1), tf.unstack(kernel, axis=1), strict=True))
+        of_x = tf.add_n([u[:, None] * column for u, column in units])
+        of_kernel = [tf.linalg.matvec(x, u, transpose_a=True) for u, _ in units]
+        return of_x, tf.stack(of_kernel, axis=1)
+
+    return x @ kernel, gradient
 
 
 class _Network(keras.Model):
@@ -169,11 +200,7 @@ class Actor(_Network):
                 self.action_space, self.features_size, held_steps
             )
         # A small last layer starts the policy near uniform, or centred, in every state.
-        self.head = keras.layers.Dense(
-            self.action_distribution.state_dependent_size,
-            dtype="float32",
-            kernel_initializer=keras.initializers.Orthogonal(0.01, seed=nth_seed(seed, 1000)),
-        )
+        self.head = Head(self.action_distribution.state_dependent_size, 0.01, seed)
         self.head.build((None, self.features_size))
         self.log_std = None
         if self.action_distribution.log_std_shape is not None:
@@ -227,11 +254,7 @@ class Critic(_Network):
         self, observation_space, encoder=None, *, normalize_observations=True, seed=None, **kwargs
     ):
         super().__init__(observation_space, encoder, normalize_observations, seed, **kwargs)
-        self.head = keras.layers.Dense(
-            1,
-            dtype="float32",
-            kernel_initializer=keras.initializers.Orthogonal(1.0, seed=nth_seed(seed, 1000)),
-        )
+        self.head = Head(1, 1.0, seed)
         self.head.build((None, self.features_size))
         self.built = True
 
@@ -286,11 +309,7 @@ class ActionCritic(_Network):
         )
         self.action_space, self.discrete = action_space, discrete
         self.action_samples = action_samples
-        self.head = keras.layers.Dense(
-            int(self.action_space.n) if self.discrete else 1,
-            dtype="float32",
-            kernel_initializer=keras.initializers.Orthogonal(1.0, seed=nth_seed(seed, 1000)),
-        )
+        self.head = Head(int(self.action_space.n) if self.discrete else 1, 1.0, seed)
         self.head.build((None, self.features_size))
         self.built = True
 

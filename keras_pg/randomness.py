@@ -94,8 +94,8 @@ def _keys(seed, shape):
     """The hashes as uint32. Only operations that LiteRT has as well."""
     keys = tf.cast(tf.range(tf.reduce_prod(shape)), tf.uint32)
     words = _hash(tf.cast(seed, tf.uint32) + tf.constant(0x9E3779B9, tf.uint32))
-    for word in tf.unstack(words, axis=-1):
-        keys = _hash(keys ^ word[..., None])
+    for i in range(2):
+        keys = _hash(keys ^ words[..., i, None])
     return tf.reshape(keys, tf.concat([tf.shape(seed)[:-1], shape], axis=0))
 
 

@@ -16,6 +16,7 @@ import tensorflow as tf
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from keras_pg import Actor, Critic, mlp
+from keras_pg.networks import Head
 
 OBSERVATIONS = Box(-np.inf, np.inf, (3,))
 ACTIONS = Box(-1, 1, (2,))
@@ -355,3 +356,34 @@ def test_an_actor_survives_its_config_with_its_spaces_and_options(
         assert getattr(restored, option) == value
     if "log_std_init" in keywords:
         np.testing.assert_array_equal(restored.log_std, np.float32([-0.7, -0.7]))
+
+
+@pytest.mark.parametrize("units", [1, 2, 6, 7])
+def test_a_compiled_head_is_a_dense_layer_and_so_are_its_first_and_second_derivatives(units):
+    rng = np.random.default_rng(0)
+    head, dense = Head(units, 1.0, seed=0), keras.layers.Dense(units)
+    x, direction = (rng.normal(size=(5, 3)).astype(np.float32) for _ in range(2))
+    weights = [rng.normal(size=shape).astype(np.float32) for shape in ((3, units), (units,))]
+    for layer in (head, dense):
+        layer.build((None, 3))
+        layer.set_weights(weights)
+
+    def derivatives(layer, x):
+        watched = [x, layer.kernel.value, layer.bias.value]
+        with tf.GradientTape() as outer:
+            outer.watch(watched)
+            with tf.GradientTape() as inner:
+                inner.watch(watched)
+                y = layer(x)
+                loss = tf.reduce_sum(y**3)
+            gradients = inner.gradient(loss, watched)
+            slope = tf.reduce_sum(gradients[0] * direction) + tf.reduce_sum(gradients[1] ** 2)
+        return y, gradients, outer.gradient(slope, watched)
+
+    compiled = tf.function(derivatives, jit_compile=True)
+    for actual, expected in zip(
+        tf.nest.flatten(compiled(head, tf.constant(x))),
+        tf.nest.flatten(derivatives(dense, tf.constant(x))),
+        strict=True,
+    ):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
