@@ -39,7 +39,7 @@ class Adam(keras.optimizers.Adam):
 
     def update_step(self, gradient, variable, learning_rate):
         epsilon, step = self.epsilon, keras.ops.cast(self.iterations + 1, "float32")
-        self.epsilon = epsilon * keras.ops.sqrt(1.0 - self.beta_2**step)
+        self.epsilon = epsilon * (1.0 - self.beta_2**step) ** 0.5
         super().update_step(gradient, variable, learning_rate)
         self.epsilon = epsilon
 

@@ -274,13 +274,9 @@ class NativeEnvCollector:
     def reset(self, seed, group_size=1):
         """Starts new episodes; copy i is seeded with `seed + i // group_size`."""
         seeds = int(seed) + np.arange(self.env.num_envs) // group_size
-        self.assign(self._begin(tf.constant(seeds, tf.int64)))
+        # Not compiled: tracing it takes longer than the hundred operations that a reset is.
+        self.assign(self.begin(tf.constant(seeds, tf.int64), tf.constant(0, tf.int64)))
         self._steps = 0
-
-    @functools.cached_property
-    def _begin(self):
-        begin = functools.partial(self.begin, calls=tf.constant(0, tf.int64))
-        return tf.function(begin, autograph=False)
 
     @functools.cached_property
     def _collect(self):
