@@ -175,6 +175,7 @@ def plot(runs, path):
         axes.annotate(share, (n, speed), (0, -12), textcoords="offset points", ha="center", size=7)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    axes.set_ylim(bottom=0.6 * min(speeds["train"].values()))
     axes.set_xlabel("environments (512 steps a rollout, or 16 of each)")
     axes.set_ylabel("environment steps a second")
     axes.set_title("CartPole, native: steps a second, and training's share of the ceiling")
