@@ -55,11 +55,16 @@ class Conv2D(keras.layers.Conv2D):
         )
 
     def convolution_op(self, inputs, kernel):
-        if self.has_patches and GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+        if self.has_patches and compiled_by_xla():
             if self.padding == "same":
                 inputs = _padded(inputs, kernel.shape[:2], self.strides)
             return _convolution_by_patches(inputs, kernel, self.strides)
         return super().convolution_op(inputs, kernel)
+
+
+def compiled_by_xla():
+    """Whether what is traced now is part of a program that XLA compiles."""
+    return GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
 def _padded(images, kernel_size, strides):

@@ -4,10 +4,9 @@ import gymnasium
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 from keras_pg import distributions, randomness, spaces
-from keras_pg.encoders import default_encoder, nth_seed
+from keras_pg.encoders import compiled_by_xla, default_encoder, nth_seed
 from keras_pg.hyperparameters import check_count
 from keras_pg.normalization import ObservationNormalization
 
@@ -17,8 +16,8 @@ register = keras.saving.register_keras_serializable("keras_pg")
 class Head(keras.layers.Dense):
     """The last layer of a network: float32, with orthogonal initialization.
 
-    Where XLA compiles it, a few units are differentiated one by one. XLA has no fast code on a CPU
-    for products of which one dimension is 2 or 3, as both of the gradient's would be.
+    Where XLA compiles it, up to six units are differentiated one by one. XLA has no fast code on a
+    CPU for products of which one dimension is 2 or 3, as both of the gradient's would be.
     """
 
     def __init__(self, units, gain, seed):
@@ -26,9 +25,9 @@ class Head(keras.layers.Dense):
         super().__init__(units, dtype="float32", kernel_initializer=orthogonal)
 
     def call(self, features):
-        if self.units > 6 or not GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
-            return super().call(features)
-        return _narrow_product(features, tf.convert_to_tensor(self.kernel)) + self.bias
+        if self.units <= 6 and compiled_by_xla():
+            return _narrow_product(features, tf.convert_to_tensor(self.kernel)) + self.bias
+        return super().call(features)
 
 
 @tf.custom_gradient

@@ -70,9 +70,9 @@ def permutations(seed, count, n):
         return left * low + right
 
     numbers = shuffle(tf.cast(tf.tile(tf.range(n)[None], (count, 1)), tf.uint32))
-    bound = tf.constant(n, tf.uint32)
     if math.prod(bases) > n:
         # Two digits reach a little beyond n: a number that lands there is shuffled once more.
+        bound = tf.constant(n, tf.uint32)
         (numbers,) = tf.while_loop(
             lambda x: tf.reduce_any(x >= bound),
             lambda x: (tf.where(x >= bound, shuffle(x), x),),

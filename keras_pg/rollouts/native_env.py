@@ -196,9 +196,10 @@ class NativeEnvCollector:
             axis=-1,
         )
         _, n, k = kinds.shape
-        place = tf.argmax(tf.cast(tf.reshape(kinds, [-1]), tf.int32), output_type=tf.int32)
+        kinds = tf.reshape(kinds, [-1])
+        place = tf.argmax(tf.cast(kinds, tf.int32), output_type=tf.int32)
         found = tf.stack([place % k, place // (n * k), place // k % n])
-        return tf.where(tf.gather(tf.reshape(kinds, [-1]), place), found, -1)
+        return tf.where(tf.gather(kinds, place), found, -1)
 
     # --------------------------------------------------------------------------- with variables
 
