@@ -1,5 +1,7 @@
 """Arguments of agents: checked at the door, and the few that may change while training."""
 
+import difflib
+import inspect
 import math
 
 import keras
@@ -94,3 +96,33 @@ def check_count(name, value, least=1):
         integer = "a positive integer" if least == 1 else f"an integer of at least {least}"
         raise ValueError(f"{name} must be {integer}, received {value!r}.")
     return int(value)
+
+
+def check_arguments(cls, unknown):
+    """Raises a `TypeError` that names the nearest argument, if there are unknown ones.
+
+    Args:
+        cls: the class whose constructor was called.
+        unknown: the keyword arguments that no constructor of its bases takes, by name.
+    """
+    if unknown:
+        name = next(iter(unknown))
+        raise TypeError(f"{cls.__name__} has no argument {name!r}{nearest(name, arguments(cls))}.")
+
+
+def arguments(cls):
+    """The names of the arguments that an agent's constructor and those of its bases take."""
+    names = set()
+    for base in cls.__mro__:
+        if base is keras.Model:
+            break
+        if "__init__" in vars(base):
+            parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
+            names |= {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+    return sorted(names - {"more_tracked"} - set(getattr(cls, "without", ())))
+
+
+def nearest(name, names):
+    """The end of a sentence, ": did you mean 'gamma'?", or nothing if no name is near."""
+    near = difflib.get_close_matches(name, names, n=1)
+    return f": did you mean {near[0]!r}?" if near else ""

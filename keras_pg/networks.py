@@ -1,13 +1,17 @@
 """Policy and value networks as Keras models: an encoder, and a head."""
 
+import contextlib
+import warnings
+
 import gymnasium
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.src.saving.serialization_lib import ObjectSharingScope
 
 from keras_pg import distributions, randomness, spaces
-from keras_pg.encoders import compiled_by_xla, default_encoder, nth_seed
-from keras_pg.hyperparameters import check_count
+from keras_pg.encoders import compiled_by_xla, default_encoder, moved_in_training, nth_seed
+from keras_pg.hyperparameters import check_count, check_range
 from keras_pg.normalization import ObservationNormalization
 
 register = keras.saving.register_keras_serializable("keras_pg")
@@ -22,7 +26,7 @@ class Head(keras.layers.Dense):
 
     def __init__(self, units, gain, seed):
         orthogonal = keras.initializers.Orthogonal(gain, seed=nth_seed(seed, 1000))
-        super().__init__(units, dtype="float32", kernel_initializer=orthogonal)
+        super().__init__(units, dtype="float32", kernel_initializer=orthogonal, name="head")
 
     def call(self, features):
         if self.units <= 6 and compiled_by_xla():
@@ -62,17 +66,34 @@ class _Network(keras.Model):
             shape = int(rows), int(columns), int(channels[0]) if channels else 1
         self.normalize_observations = normalize_observations
         self.normalization = None
-        if normalize_observations and not discrete and not image:
-            self.normalization = ObservationNormalization(shape)
-        self.encoder = default_encoder(shape, seed) if encoder is None else encoder
-        # One symbolic call builds any kind of Keras model and tells the size of its features.
-        features = self.encoder(keras.Input((*shape[:-1], shape[-1] + beside)))
+        input_shape = (*shape[:-1], shape[-1] + beside)
+        with _variables_of(self.name):
+            if normalize_observations and not discrete and not image:
+                self.normalization = ObservationNormalization(shape, name="normalization")
+            self.encoder = default_encoder(shape, seed) if encoder is None else encoder
+            # One symbolic call builds any kind of Keras model and tells the size of its features.
+            features = self.encoder(keras.Input(input_shape))
         if len(features.shape) != 2:
             raise ValueError(
                 f"The encoder makes features of shape {features.shape} of observations of shape "
                 f"{(None, *shape)}, expected [B, F]: a `keras.layers.Flatten` may be missing."
             )
         self.features_size = features.shape[-1]
+        _warn_of_moved_in_training(moved_in_training(self.encoder, input_shape))
+
+    def _build_head(self, units, gain, seed):
+        """Makes the last layer, of so many units. The network is built then."""
+        self.head = Head(units, gain, seed)
+        with _variables_of(self.name):
+            self.head.build((None, self.features_size))
+        self.build((None, *spaces.without_mask(self.observation_space).shape))
+
+    def build(self, input_shape):
+        """Nothing: the constructor makes everything. Keras notes the shape for `summary`."""
+
+    def compute_output_shape(self, input_shape):
+        """(B, P), what `call` returns for a batch of one observation each; `summary` shows it."""
+        return (None, self.head.units)
 
     def features(self, observations, training=False, beside=None):
         """Encoder output [B, F] for raw observations [B, ...] of the space.
@@ -119,12 +140,77 @@ class _Network(keras.Model):
 
     @classmethod
     def from_config(cls, config):
-        encoder = keras.saving.deserialize_keras_object(config.pop("encoder"))
-        return cls(encoder=encoder, **config)
+        """A network with weights of its own, given `get_config()` or what Keras has saved of it."""
+        encoder = keras.saving.serialize_keras_object(config["encoder"])
+        with _variables_of(config["name"]), keras.name_scope(encoder["config"]["name"]):
+            return cls(**independent(config))
 
     def get_build_config(self):
         # The spaces, not an input shape, build a network; the constructor has done it already.
         return None
+
+
+def _variables_of(name):
+    """A scope in which variables get paths that begin with `name`, wherever they are made."""
+    return keras.name_scope(name, override_parent="")
+
+
+def name_variables(*networks):
+    """Puts a network's name before the path of each variable, where no network's is there yet.
+
+    Encoders that are passed in may have been built outside of any network. What networks share
+    gets the name of the first of them.
+    """
+    names = tuple(f"{network.name}/" for network in networks)
+    for network in networks:
+        for variable in network.variables:
+            if not variable.path.startswith(names):
+                variable._path = f"{network.name}/{variable.path}"
+
+
+def independent(config):
+    """A configuration whose Keras objects are new ones, which share what the given ones share.
+
+    Args:
+        config: what a `get_config` returns, of objects or of what Keras has written of them.
+    """
+    # Where Keras loads a file, its own scope is open, and the layers are written down already.
+    ours = any(isinstance(value, keras.Layer) for value in config.values())
+    with ObjectSharingScope() if ours else contextlib.nullcontext():
+        return keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(config))
+
+
+def check_network(agent, name, network):
+    """Raises a `TypeError` unless it is a Keras model or layer, or None.
+
+    Args:
+        agent: the class of the agent that it was given to.
+        name: of the argument.
+        network: what was given. People try the environment here, or the name of a policy.
+    """
+    if network is None or isinstance(network, keras.Layer):
+        return
+    known = isinstance(network, str) and network in gymnasium.registry
+    env = f'"{network}"' if known else '"CartPole-v1"'
+    raise TypeError(
+        f"{name}={network!r}: the {name} is a Keras model, or None for a network that is made from "
+        "the environment's spaces. The environment is an argument of `fit`: "
+        f"{agent.__name__}().fit({env})."
+    )
+
+
+def _warn_of_moved_in_training(paths):
+    if paths:
+        layers = sorted({path.rpartition("/")[0] for path in paths})
+        warnings.warn(
+            f"{', '.join(layers)}: this layer changes {', '.join(paths)} only where it is called "
+            "for training. Agents call their networks as for inference, so that the policy that "
+            "learns is the one that acted: the weights will stay as they are. Use "
+            "keras.layers.LayerNormalization or GroupNormalization instead; observations are "
+            "normalized by `normalize_observations=True`. If the weights come from a trained "
+            "network, set `trainable = False` on the layer.",
+            stacklevel=4,
+        )
 
 
 @register
@@ -147,7 +233,8 @@ class Actor(_Network):
         normalize_observations: normalize Box observations, but not images, by running statistics.
         squash: squash Gaussian actions by tanh into the bounds instead of clipping them.
         log_std_init: initial log standard deviation of Gaussian actions, or of the noise of each
-            feature.
+            feature, in [-20, 2]; 1 is the half width of finite bounds. The deviation stays in
+            [e⁻²⁰, e²] while it learns.
         state_dependent_noise: for how many steps of a rollout noise is held that is a function of
             the encoder's features (generalized state-dependent exploration, see
             `keras_pg.distributions.StateDependentGaussian`); None for Gaussian actions whose noise
@@ -184,7 +271,7 @@ class Actor(_Network):
         self.action_space = spaces.from_config(action_space)
         spaces.check_mask(self.observation_space, self.action_space)
         self.squash = squash
-        self.log_std_init = log_std_init
+        self.log_std_init = check_range("log_std_init", log_std_init, *distributions.LOG_STD_RANGE)
         self.state_dependent_noise = state_dependent_noise
         if state_dependent_noise is None:
             self.action_distribution = distributions.for_action_space(self.action_space, squash)
@@ -198,17 +285,16 @@ class Actor(_Network):
             self.action_distribution = distributions.StateDependentGaussian(
                 self.action_space, self.features_size, held_steps
             )
-        # A small last layer starts the policy near uniform, or centred, in every state.
-        self.head = Head(self.action_distribution.state_dependent_size, 0.01, seed)
-        self.head.build((None, self.features_size))
         self.log_std = None
         if self.action_distribution.log_std_shape is not None:
-            self.log_std = self.add_weight(
-                name="log_std",
-                shape=self.action_distribution.log_std_shape,
-                initializer=keras.initializers.Constant(log_std_init),
-            )
-        self.built = True
+            with keras.name_scope(self.name, caller=self, override_parent=""):
+                self.log_std = self.add_weight(
+                    name="log_std",
+                    shape=self.action_distribution.log_std_shape,
+                    initializer=keras.initializers.Constant(log_std_init),
+                )
+        # A small last layer starts the policy near uniform, or centred, in every state.
+        self._build_head(self.action_distribution.state_dependent_size, 0.01, seed)
 
     def call(self, observations, training=False):
         features = self.features(observations, training)
@@ -253,9 +339,7 @@ class Critic(_Network):
         self, observation_space, encoder=None, *, normalize_observations=True, seed=None, **kwargs
     ):
         super().__init__(observation_space, encoder, normalize_observations, seed, **kwargs)
-        self.head = Head(1, 1.0, seed)
-        self.head.build((None, self.features_size))
-        self.built = True
+        self._build_head(1, 1.0, seed)
 
     def call(self, observations, training=False):
         return tf.squeeze(self.head(self.features(observations, training)), axis=-1)
@@ -308,9 +392,7 @@ class ActionCritic(_Network):
         )
         self.action_space, self.discrete = action_space, discrete
         self.action_samples = action_samples
-        self.head = Head(int(self.action_space.n) if self.discrete else 1, 1.0, seed)
-        self.head.build((None, self.features_size))
-        self.built = True
+        self._build_head(int(self.action_space.n) if self.discrete else 1, 1.0, seed)
 
     def call(self, observations, actions, training=False):
         if self.discrete:

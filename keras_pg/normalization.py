@@ -31,6 +31,12 @@ class RunningMoments(keras.layers.Layer):
         self.squared_deviations = accumulator("squared_deviations", self.shape)
         self.built = True
 
+    def build(self, input_shape):
+        """Nothing: the constructor makes the statistics. Keras notes the shape for `summary`."""
+
+    def get_build_config(self):
+        return None
+
     def merge(self, x, mask):
         """Merges the rows of `x` [B, ...] where `mask` [B] is True."""
         weights = self.count, self.mean, self.squared_deviations
@@ -100,6 +106,7 @@ class ObservationNormalization(RunningMoments):
                 ("scale", "ones"),
             )
         )
+        self.build((None, *self.shape))
 
     def update(self, observations, mask):
         """Merges observations [B, ...] where `mask` [B] is True into the statistics."""
@@ -112,6 +119,10 @@ class ObservationNormalization(RunningMoments):
     def call(self, observations):
         centred = (observations - self.offset) - self.offset_remainder
         return tf.clip_by_value(centred * self.scale, -self.clip, self.clip)
+
+    def compute_output_shape(self, input_shape):
+        """That of the observations."""
+        return input_shape
 
     def get_config(self):
         return {
@@ -141,6 +152,7 @@ class RewardScaling(RunningMoments):
         super().__init__((), **kwargs)
         self.clip = clip
         self.epsilon = epsilon
+        self.build((None, None))
 
     def update(self, discounted_returns, mask):
         """Merges R_t [B] where `mask` [B] is True into the statistics."""
@@ -165,6 +177,10 @@ class RewardScaling(RunningMoments):
         variance = _variance(count, tf.maximum(squared_deviations, 0.0))[:, None]
         scale = tf.cast(tf.math.rsqrt(variance + self.epsilon), rewards.dtype)
         return tf.clip_by_value(rewards * scale, -self.clip, self.clip)
+
+    def compute_output_shape(self, input_shape):
+        """That of the rewards."""
+        return input_shape
 
     def get_config(self):
         config = {**super().get_config(), "clip": self.clip, "epsilon": self.epsilon}

@@ -50,15 +50,16 @@ class Dropping(keras.Model):
 )
 def test_ratio_is_one_before_the_first_gradient_step(action_space, squash):
     """Pitfall 5, with dropout, batch normalization, squashing and a running normalizer."""
-    agent = make_agent(
-        action_space,
-        Dropping(),
-        Dropping(),
-        squash_actions=squash,
-        normalize_observations=True,
-        update_epochs=2,
-        num_minibatches=1,
-    )
+    with pytest.warns(UserWarning, match="batch_normalization.*LayerNormalization"):
+        agent = make_agent(
+            action_space,
+            Dropping(),
+            Dropping(),
+            squash_actions=squash,
+            normalize_observations=True,
+            update_epochs=2,
+            num_minibatches=1,
+        )
     agent.actor.update_normalization(
         tf.random.stateless_normal((50, 3), (1, 2)) * 3 + 1, [True] * 50
     )

@@ -79,6 +79,7 @@ class A2C(Agent):
         squash_actions=False,
         seed=None,
         name=None,
+        **unknown,
     ):
         super().__init__(
             actor,
@@ -92,6 +93,7 @@ class A2C(Agent):
             squash_actions=squash_actions,
             seed=seed,
             name=name,
+            **unknown,
         )
         self.entropy_coef = entropy_coef
         self.value_coef = value_coef
@@ -118,10 +120,11 @@ class A2C(Agent):
         with tf.GradientTape() as tape:
             rows = self.surrogate_loss(steps.observations, steps.actions, returns, advantage)
             loss = losses.weighted_mean(rows["loss"], weights)
+            loss = self.with_layer_losses(loss, self.actor, self.critic)
         gradients = tape.gradient(loss, variables)
         taken = self.apply_if_finite(gradients, variables, unless=tf.constant(False))
         metrics = {name: losses.masked_mean(x, steps.valid) for name, x in rows.items()}
-        metrics["loss"] = tf.where(taken, metrics["loss"], float("nan"))
+        metrics["loss"] = tf.where(taken, loss, float("nan"))
 
         # 4. Running statistics, frozen until here.
         self.learn_statistics(rollout, evaluated)

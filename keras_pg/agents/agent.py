@@ -14,15 +14,25 @@ from keras_pg.agents.native_training import NativeTraining, environment_seed
 from keras_pg.agents.policy_model import Means, closing
 from keras_pg.agents.schedule import default_timesteps, schedule
 from keras_pg.callbacks import RaiseOnNonFinite, StopAfterTimesteps
-from keras_pg.encoders import has_slow_gradient
+from keras_pg.encoders import has_slow_gradient, layer_losses
 from keras_pg.hyperparameters import (
     Hyperparameter,
+    check_arguments,
     check_count,
     check_flag,
     check_range,
 )
-from keras_pg.networks import ActionCritic, Actor, Critic
+from keras_pg.monitoring import CallbackList
+from keras_pg.networks import (
+    ActionCritic,
+    Actor,
+    Critic,
+    check_network,
+    independent,
+    name_variables,
+)
 from keras_pg.normalization import RewardScaling
+from keras_pg.progress import as_list
 from keras_pg.rollouts import make_vector_env
 from keras_pg.rollouts.dataset import OnDemandDataset, RolloutsInGraph
 from keras_pg.rollouts.minibatches import flatten_time, in_parts
@@ -81,7 +91,11 @@ class Agent(NativeTraining):
         seed,
         name=None,
         more_tracked=(),
+        **unknown,
     ):
+        check_arguments(type(self), unknown)
+        check_network(type(self), "actor", actor)
+        check_network(type(self), "critic", critic)
         super().__init__(name)
         self.tracked = (*type(self).tracked, *more_tracked)
         self.gamma = check_range("gamma", gamma, 0.0, 1.0)
@@ -157,6 +171,7 @@ class Agent(NativeTraining):
                 name="critic",
             )
         self.actor, self.critic = actor, critic
+        name_variables(*filter(None, (actor, critic)))
         if self.compiled:
             self._build_optimizers()
 
@@ -262,7 +277,11 @@ class Agent(NativeTraining):
 
     @classmethod
     def from_config(cls, config):
-        agent = cls(**keras.saving.deserialize_keras_object(config))
+        """An agent with networks of its own, given `get_config()` or what Keras has saved of it.
+
+        As of any Keras model the weights are new; counters and optimizers start anew, too.
+        """
+        agent = cls(**independent(config))
         actor, _ = agent._given_networks()
         if isinstance(actor, Actor):
             agent.build(actor.observation_space, actor.action_space)
@@ -403,17 +422,24 @@ class Agent(NativeTraining):
             cleanup.enter_context(rollouts.surfacing_errors())
             validation = {}
             if validation_env is not None:
-                episodes = cleanup.enter_context(
+                playing = cleanup.enter_context(
                     self._episodes(validation_env, validation_episodes, seed=self.seed + 1_000_000)
                 )
-                validation = {"validation_data": episodes, "validation_steps": 1}
+                validation = {"validation_data": playing.dataset, "validation_steps": 1}
             return super().fit(
                 rollouts.dataset,
                 shuffle=False,
                 epochs=epochs,
                 steps_per_epoch=steps_per_epoch,
                 initial_epoch=initial_epoch,
-                callbacks=[RaiseOnNonFinite(), *stop, *_as_list(callbacks)],
+                callbacks=CallbackList(
+                    [RaiseOnNonFinite(), *stop, *as_list(callbacks)],
+                    validates=bool(validation),
+                    verbose=verbose,
+                    epochs=epochs,
+                    steps=steps_per_epoch,
+                    model=self,
+                ),
                 verbose=verbose,
                 validation_freq=validation_freq,
                 **validation,
@@ -546,6 +572,14 @@ class Agent(NativeTraining):
             self.reward_scaling.update(rows.discounted_returns, rows.valid)
         self.advantage.learn(evaluated)
 
+    def with_layer_losses(self, loss, *networks):
+        """The loss a gradient step descends: with what layers of these networks add to it.
+
+        As in `keras.Model.fit` that is their regularizers, and what they gave `add_loss` when they
+        were last called, which must have been for this loss. What networks share counts once.
+        """
+        return tf.add_n([loss, *(added for _, added in layer_losses(*networks))])
+
     def apply_if_finite(self, gradients, variables, unless):
         """Applies a gradient step, but not one that holds NaN or infinity.
 
@@ -613,9 +647,3 @@ class Agent(NativeTraining):
             "env_steps": tf.convert_to_tensor(self.env_steps),
             "nonfinite_updates": tf.convert_to_tensor(self.nonfinite_updates),
         }
-
-
-def _as_list(callbacks):
-    if callbacks is None:
-        return []
-    return list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]

@@ -106,7 +106,7 @@ class GRPO(PPO):
     tracked = (*row_metrics, "frac_zero_std", "n_updates")
 
     # What PPO has and GRPO has not.
-    _fixed = (
+    without = (
         *("critic", "gae_lambda", "normalize_advantages", "value_clip", "value_coef"),
         *("kl_penalty", "kl_penalty_target"),
     )
@@ -125,7 +125,7 @@ class GRPO(PPO):
         num_minibatches=1,
         **settings,
     ):
-        for name in self._fixed:
+        for name in self.without:
             if name in settings:
                 raise TypeError(f"GRPO has no argument {name!r}: its baseline is the group.")
         if advantages.get(advantage).critic is not None:
@@ -197,7 +197,7 @@ class GRPO(PPO):
 
     def get_config(self):
         config = super().get_config()
-        for name in self._fixed:
+        for name in self.without:
             config.pop(name)
         return {
             **config,

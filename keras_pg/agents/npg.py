@@ -17,8 +17,9 @@ One iteration, as `NPG.train_step` carries it out on a rollout of T steps of N e
 import keras
 import tensorflow as tf
 
-from keras_pg import losses, trust_region
+from keras_pg import losses, spaces, trust_region
 from keras_pg.agents.agent import Agent
+from keras_pg.encoders import layer_losses
 from keras_pg.hyperparameters import Hyperparameter, check_count, check_flag, check_range
 from keras_pg.returns import normalize
 from keras_pg.rollouts.minibatches import Minibatches, flatten_time
@@ -89,6 +90,7 @@ class NPG(Agent):
         squash_actions=False,
         seed=None,
         name=None,
+        **unknown,
     ):
         super().__init__(
             actor,
@@ -102,6 +104,7 @@ class NPG(Agent):
             squash_actions=squash_actions,
             seed=seed,
             name=name,
+            **unknown,
         )
         if fisher not in ("exact", "empirical"):
             raise ValueError(f'fisher must be "exact" or "empirical", received {fisher!r}.')
@@ -137,6 +140,27 @@ class NPG(Agent):
     def gradient_steps(self):
         """The iterations: schedules are functions of the number of natural gradient steps."""
         return self.iteration
+
+    def build(self, observation_space, action_space):
+        """As in `Agent`.
+
+        Raises:
+            ValueError: a layer of the actor has a loss of its own, which no step would descend.
+        """
+        built = self.actor is not None
+        super().build(observation_space, action_space)
+        if built:
+            return
+        specs = spaces.observation_specs(self.actor.observation_space, (1,))
+        self.actor(tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), specs))
+        of_layers = layer_losses(self.actor)
+        if of_layers:
+            raise ValueError(
+                f"{of_layers[0][0]} has a loss of its own, by a regularizer or add_loss. "
+                f"{type(self).__name__} descends no loss with its actor: its step is the natural "
+                "gradient of the objective. Leave the loss out, or use an agent that takes "
+                "gradient steps, such as keras_pg.PPO."
+            )
 
     def optimized_variables(self):
         """The critic's own: what it shares with the actor moves with the actor only."""
@@ -257,10 +281,11 @@ class NPG(Agent):
             observations, actions, returns, w = minibatches(i, batch, split=(weights,))
             with tf.GradientTape() as tape:
                 errors = losses.squared_error(self.predictions(observations, actions), returns)
-                loss = losses.weighted_mean(errors, w)
+                error = losses.weighted_mean(errors, w)
+                loss = self.with_layer_losses(error, self.critic)
             gradients = tape.gradient(loss, variables)
             self.apply_if_finite(gradients, variables, unless=tf.constant(False))
-            return i + 1, total + loss
+            return i + 1, total + error
 
         _, total = tf.while_loop(
             lambda i, _: i < minibatches.count, gradient_step, (tf.constant(0), tf.constant(0.0))

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import types
 
 import gymnasium
 import keras
@@ -11,6 +12,7 @@ import tensorflow as tf
 from keras_pg import envs, randomness, saved_model, spaces, video
 from keras_pg.hyperparameters import check_count
 from keras_pg.networks import Critic
+from keras_pg.progress import with_progress_bar
 from keras_pg.rollouts import collector_for, make_vector_env
 from keras_pg.rollouts.acting import engine_for
 from keras_pg.rollouts.dataset import OnDemandDataset
@@ -83,6 +85,7 @@ class PolicyModel(keras.Model):
         vectorization="sync",
         deterministic=True,
         seed=None,
+        return_episodes=False,
         verbose="auto",
         callbacks=None,
         **keras_arguments,
@@ -97,22 +100,40 @@ class PolicyModel(keras.Model):
             deterministic: act by the mode of the policy, otherwise sample.
             seed: environment i starts from `seed + i`; default derived from the agent's seed, and
                 not the one training started from.
+            return_episodes: return what each episode was, too: "episode_returns" float32 [E] and
+                "episode_lengths" int32 [E], ordered by environment, and their standard deviations
+                (of the E episodes, divided by E) "episode_return_std" and "episode_length_std".
             verbose, callbacks: as in `keras.Model.evaluate`.
 
         Raises:
             ValueError: the environment's spaces are not those of the agent.
+
+        Example:
+        >>> import keras_pg
+        >>> agent = keras_pg.A2C(seed=0)
+        >>> found = agent.evaluate("CartPole-v1", 4, return_episodes=True, verbose=0)
+        >>> len(found["episode_returns"]), found["episode_return_std"] > 0
+        (4, True)
         """
-        if env is None:
+        if "_use_cached_eval_dataset" in keras_arguments:
             # Keras, evaluating the validation dataset that `fit` has given it.
             return super().evaluate(verbose=verbose, callbacks=callbacks, **keras_arguments)
-        if keras_arguments:
-            raise TypeError(f"evaluate has no argument {', '.join(map(repr, keras_arguments))}.")
+        if env is None or keras_arguments:
+            unknown = "".join(f" It has no argument {name!r}." for name in keras_arguments)
+            raise TypeError(
+                'evaluate plays episodes in an environment: agent.evaluate("CartPole-v1", '
+                f"episodes=20).{unknown}"
+            )
         seed = self._evaluation_seed(seed)
         with self._episodes(
             env, episodes, num_envs, vectorization, seed=seed, deterministic=deterministic
-        ) as dataset:
+        ) as playing:
             result = super().evaluate(
-                dataset, steps=1, verbose=verbose, callbacks=callbacks, return_dict=True
+                playing.dataset,
+                steps=1,
+                verbose=verbose,
+                callbacks=with_progress_bar(callbacks, verbose),
+                return_dict=True,
             )
         name = type(env).__name__ if isinstance(env, envs.NativeEnv) else None
         conditions = {
@@ -122,7 +143,7 @@ class PolicyModel(keras.Model):
             "seed": int(seed),
         }
         self._evaluation = self._policy_digest(), {**result, **conditions}
-        return result
+        return {**result, **playing.last.described()} if return_episodes else result
 
     def _evaluation_seed(self, seed):
         """The seed that was given, or else one that training does not start from."""
@@ -145,7 +166,11 @@ class PolicyModel(keras.Model):
     def _episodes(
         self, env, episodes, num_envs=None, vectorization="sync", *, seed, deterministic=True
     ):
-        """A dataset whose every element is `Episodes` played by the policy of that moment."""
+        """A dataset whose every element is `Episodes` played by the policy of that moment.
+
+        Yields:
+            A namespace of `dataset`, and `last`, what was played last.
+        """
         check_count("episodes", episodes)
         if num_envs is None and not isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv):
             num_envs = min(8, episodes)
@@ -158,15 +183,19 @@ class PolicyModel(keras.Model):
                 last = self._evaluating_collector
                 collector = last if last is not None and last.is_like(collector) else collector
                 self._evaluating_collector = collector
-            dataset = OnDemandDataset(
-                lambda: play_episodes(collector, episodes, seed=seed, deterministic=deterministic),
-                Episodes(
-                    tf.TensorSpec((episodes,), tf.float32), tf.TensorSpec((episodes,), tf.int32)
-                ),
-                on_error=env.close,
-            )
+            playing = types.SimpleNamespace(last=None)
+
+            def play():
+                playing.last = play_episodes(
+                    collector, episodes, seed=seed, deterministic=deterministic
+                )
+                return playing.last
+
+            specs = tf.TensorSpec((episodes,), tf.float32), tf.TensorSpec((episodes,), tf.int32)
+            dataset = OnDemandDataset(play, Episodes(*specs), on_error=env.close)
+            playing.dataset = dataset.dataset
             with dataset.surfacing_errors():
-                yield dataset.dataset
+                yield playing
 
     def record(self, env, path, episodes=1, *, deterministic=True, seed=None):
         """Plays episodes and writes a video of them, an animated GIF.
@@ -204,8 +233,8 @@ class PolicyModel(keras.Model):
         with video.filmed(env, episodes) as camera:
             with self._episodes(
                 camera, episodes, seed=seed, deterministic=deterministic
-            ) as dataset:
-                played = next(iter(dataset))
+            ) as playing:
+                played = next(iter(playing.dataset))
             camera.write(path)
         means = {"episode_return": played.returns, "episode_length": played.lengths}
         return {name: float(tf.reduce_mean(tf.cast(x, tf.float32))) for name, x in means.items()}
@@ -218,6 +247,36 @@ class PolicyModel(keras.Model):
         }
         self.episode_means.update_state(sums, tf.size(episodes.returns))
         return self.episode_means.result()
+
+    def compute_loss(self, *arguments, **keyword_arguments):
+        """None of x and y: what an agent learns from is a rollout.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} computes its loss from a `keras_pg.Rollout` in `train_step`, "
+            "not from x and y. Layers add to it by regularizers and `add_loss`."
+        )
+
+    def train_on_batch(self, *arguments, **keyword_arguments):
+        """Nothing to be called: a batch is a rollout, which `fit` collects.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            "A batch of an agent is a rollout by its own policy, which `fit` collects. One "
+            f"iteration is {type(self).__name__}.fit(env, epochs=1, steps_per_epoch=1)."
+        )
+
+    def test_on_batch(self, *arguments, **keyword_arguments):
+        """Nothing to be called: `evaluate` plays episodes.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("An agent is tested by playing episodes: call evaluate(env, episodes=20).")
 
     def __call__(self, *arguments, **keyword_arguments):
         self._check_built()

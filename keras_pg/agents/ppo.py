@@ -134,6 +134,7 @@ class PPO(Agent):
         squash_actions=False,
         seed=None,
         name=None,
+        **unknown,
     ):
         super().__init__(
             actor,
@@ -148,6 +149,7 @@ class PPO(Agent):
             seed=seed,
             name=name,
             more_tracked=() if reference is None else ("kl_reference",),
+            **unknown,
         )
         self.reference = None if reference is None else frozen_actor(reference)
         self.kl_coef = kl_coef
@@ -269,23 +271,24 @@ class PPO(Agent):
         what is said of the policy, which is a mean over rows whatever the loss is.
         """
         variables = self.optimized_variables()
-        of_loss = [name for name in self.row_metrics if name.endswith("loss")]
-        of_policy = [name for name in self.row_metrics if name not in of_loss]
+        of_loss = [name for name in self.row_metrics if name.endswith("_loss")]
+        of_policy = [name for name in self.row_metrics if name not in ("loss", *of_loss)]
         if self.reference is not None:
             of_policy.append("kl_reference")
-        names = of_loss + of_policy
+        names = ["loss", *of_loss, *of_policy]
 
         def gradient_step(i, stop, n_updates, sums):
             *fields, weights, counted = minibatch(i)
             with tf.GradientTape() as tape:
                 rows = self.surrogate_loss(Batch(*fields))
                 loss = losses.weighted_mean(rows["loss"], weights)
+                loss = self.with_layer_losses(loss, self.actor, self.critic)
             gradients = tape.gradient(loss, variables)
             means = [
                 losses.weighted_mean(tf.stack([rows[name] for name in of_loss]), weights),
                 losses.weighted_mean(tf.stack([rows[name] for name in of_policy]), counted),
             ]
-            means = tf.concat(means, axis=0)
+            means = tf.concat([loss[None], *means], axis=0)
             if self.target_kl is not None:
                 stop = means[names.index("approx_kl")] > 1.5 * self.target_kl
             taken = self.apply_if_finite(gradients, variables, unless=stop)

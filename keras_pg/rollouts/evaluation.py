@@ -14,6 +14,15 @@ class Episodes(NamedTuple):
     returns: Any  # float32 [E] undiscounted sum of raw rewards
     lengths: Any  # int32 [E] steps
 
+    def described(self):
+        """Both by name, with their standard deviations, of the E episodes and divided by E."""
+        return {
+            "episode_returns": self.returns,
+            "episode_lengths": self.lengths,
+            "episode_return_std": float(np.std(self.returns, dtype=np.float64)),
+            "episode_length_std": float(np.std(self.lengths, dtype=np.float64)),
+        }
+
 
 def play_episodes(collector, episodes, *, seed, deterministic=True):
     """Plays a fixed number of episodes in each environment.
