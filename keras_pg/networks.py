@@ -350,7 +350,7 @@ class ActionCritic(_Network):
     """An action-value function Q(s, a): observations and env-ready actions → values [B].
 
     For Discrete actions the network has one output an action. Other actions are inputs of the
-    network beside the observation: Box actions clipped or squashed, as the environment gets them,
+    network beside the observation: Box actions clipped or squashed, with finite bounds at -1 and 1,
     MultiBinary ones as they are, MultiDiscrete ones one-hot encoded.
 
     Args:
@@ -405,6 +405,9 @@ class ActionCritic(_Network):
             beside = tf.concat([tf.one_hot(column, int(n)) for column, n in columns], axis=-1)
         else:
             beside = tf.cast(actions, tf.float32)
+            if isinstance(self.action_space, gymnasium.spaces.Box):
+                centre, half_width = distributions.box_units(self.action_space)
+                beside = (beside - centre) / half_width
         features = self.features(observations, training, beside)
         return tf.squeeze(self.head(features), axis=-1)
 

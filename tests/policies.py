@@ -17,7 +17,10 @@ BOUNDED = Box(np.float32([-0.5, 0.5]), np.float32([0.5, 1.0]))
 
 def regularized_encoder():
     """Acts differently in training and in inference."""
-    layers = [keras.layers.BatchNormalization(), keras.layers.Dropout(0.5, seed=0)]
+    layers = [
+        keras.layers.BatchNormalization(trainable=False),
+        keras.layers.Dropout(0.5, seed=0),
+    ]
     return keras.Sequential([*keras_pg.mlp((16,), seed=0).layers, *layers])
 
 

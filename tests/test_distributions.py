@@ -128,6 +128,9 @@ def log_slope(u, low=LOW, high=HIGH):
     return np.log(half_width) + 2 * (np.log(2) - np.abs(u) - np.log1p(np.exp(-2 * np.abs(u))))
 
 
+CENTRE, HALF_WIDTH = (HIGH.astype(np.float64) + LOW) / 2, (HIGH.astype(np.float64) - LOW) / 2
+
+
 def gaussian_kl(p, q):
     mean_p, log_std_p = np.split(np.asarray(p[:8], np.float64), 2)
     mean_q, log_std_q = np.split(np.asarray(q[:8], np.float64), 2)
@@ -253,6 +256,8 @@ def test_the_tfp_distribution_scores_alike(case):
     )
     if case == "squashed":
         expected -= np.sum(log_slope(actions.numpy().astype(np.float64)), axis=-1)
+    if case in ("gaussian", "state-dependent"):
+        expected -= np.sum(np.log(HALF_WIDTH))  # scored is what the environment gets, unclipped
     np.testing.assert_allclose(distribution.log_prob(parameters, actions), expected, **FLOAT32)
 
 
@@ -263,13 +268,15 @@ def test_gaussian_log_prob_equals_the_formula(case):
     expected = gaussian_log_prob(p, actions)
     if case == "squashed":
         expected = expected - np.sum(log_slope(actions.astype(np.float64)), axis=-1)
+    else:
+        expected = expected - np.sum(np.log(HALF_WIDTH))
     # The largest of these are of order 100.
     np.testing.assert_allclose(distribution.log_prob(rows(p, 50), actions), expected, **FLOAT32)
 
 
 def test_gaussian_entropy_equals_the_formula():
     distribution, p, _ = CASES["gaussian"]
-    expected = np.sum(p[4:]) + 4 * np.log(2 * np.pi * np.e) / 2
+    expected = np.sum(p[4:] + np.log(HALF_WIDTH)) + 4 * np.log(2 * np.pi * np.e) / 2
     np.testing.assert_allclose(distribution.entropy(rows(p)), [expected], **FLOAT32)
 
 
@@ -451,8 +458,8 @@ def test_the_squashed_log_prob_is_that_of_tensorflow_probability():
     )
 
 
-@pytest.mark.parametrize("std", [0.05, 0.2, 0.7, 1.5, 3.0])
-@pytest.mark.parametrize("mean", [0.0, 1.5])
+@pytest.mark.parametrize("std", [1e-3, 0.05, 0.2, 0.49, 0.51, 0.7, 1.5, 3.0, np.exp(2.0)])
+@pytest.mark.parametrize("mean", [0.0, -1.5, 6.0])
 def test_the_squashed_entropy_is_right_for_narrow_and_wide_gaussians(std, mean):
     distribution = SquashedGaussian(Box(-3.0, 7.0, (1,)))
     p = [mean, np.log(std)]
@@ -464,8 +471,22 @@ def test_the_squashed_entropy_is_right_for_narrow_and_wide_gaussians(std, mean):
     weights = np.exp(-(x**2) / 2) / np.exp(-(x**2) / 2).sum()
     exact = np.log(std) + np.log(2 * np.pi * np.e) / 2
     exact += np.sum(weights * log_slope(mean + std * x, -3.0, 7.0))
-    # 64 nodes leave up to 2e-4 at std 3, 1e-5 or less below 2: nothing beside an entropy bonus.
-    np.testing.assert_allclose(entropy, exact, atol=1e-5 if std < 2 else 3e-4)
+    # Float32 itself: terms of order 10 are rounded to 1e-6.
+    np.testing.assert_allclose(entropy, exact, atol=1e-5)
+
+
+def test_the_gradient_of_the_squashed_entropy_is_that_of_the_integral():
+    distribution = SquashedGaussian(Box(-1.0, 1.0, (1,)))
+    x = np.arange(-12, 12, 0.001)
+    weights = np.exp(-(x**2) / 2) / np.exp(-(x**2) / 2).sum()
+    for mean, log_std in [(0.4, -0.8), (0.4, -0.6), (-2.0, 1.9), (0.1, -19.0)]:
+        parameters = rows([mean, log_std])
+        with tf.GradientTape() as tape:
+            tape.watch(parameters)
+            entropy = distribution.entropy(parameters)
+        slopes = -2 * np.tanh(mean + np.exp(log_std) * x)
+        exact = [np.sum(weights * slopes), 1 + np.sum(weights * slopes * x) * np.exp(log_std)]
+        np.testing.assert_allclose(tape.gradient(entropy, parameters)[0], exact, atol=1e-5)
 
 
 def test_squashing_reaches_both_bounds_and_its_centre():
@@ -530,6 +551,24 @@ def test_env_ready_actions_are_of_the_space_for_any_raw_action(kind, space, scal
     actions = kind(space).to_env(tf.constant(raw)).numpy()
     assert actions.dtype == space.dtype
     assert all(space.contains(action) for action in actions)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (-1000, 1000, [-1000.0, 0.0, 500.0, 1000.0]),
+        (500, 1000, [500.0, 750.0, 875.0, 1000.0]),
+        (-0.01, 0.01, [-0.01, 0.0, 0.005, 0.01]),
+        (-1, 1, [-1.0, 0.0, 0.5, 1.0]),
+        (3, 3, [3.0, 3.0, 3.0, 3.0]),
+        (-np.inf, 100, [-1.5, 0.0, 0.5, 7.0]),
+        (-np.finfo(np.float32).max, np.finfo(np.float32).max, [-1.5, 0.0, 0.5, 7.0]),
+    ],
+)
+def test_clipped_actions_are_in_the_units_of_finite_bounds(low, high, expected):
+    distribution = DiagonalGaussian(Box(low, high, (1,)))
+    raw = tf.constant([[-1.5], [0.0], [0.5], [7.0]])
+    np.testing.assert_allclose(distribution.to_env(raw)[:, 0], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("low", "high"), [(-np.inf, np.inf), (-np.inf, 1.0), (0.0, np.inf)])
@@ -613,14 +652,19 @@ def test_each_space_gets_its_distribution():
 def test_descriptions_say_what_is_sampled(case):
     distribution, p, _ = CASES[case]
     described = {name: x.numpy()[0] for name, x in distribution.describe(rows(p)).items()}
+    _, q, _ = CASES["gaussian"]  # of which the state-dependent one's are the same
+    in_env_units = {
+        "mean": CENTRE + HALF_WIDTH * q[:4],
+        "standard_deviation": HALF_WIDTH * np.exp(q[4:8]),
+    }
     expected = {
         "categorical": {"probabilities": np.exp(log_softmax(p))},
         "multicategorical": {
             "probabilities": np.exp(np.concatenate([log_softmax(p[:2]), log_softmax(p[2:])]))
         },
         "bernoulli": {"probabilities": 1 / (1 + np.exp(-np.array(p)))},
-        "gaussian": {"mean": p[:4], "standard_deviation": np.exp(p[4:8])},
-        "state-dependent": {"mean": p[:4], "standard_deviation": np.exp(p[4:8])},
+        "gaussian": in_env_units,
+        "state-dependent": in_env_units,
         "squashed": {"unsquashed_mean": p[:4], "unsquashed_standard_deviation": np.exp(p[4:8])},
     }[case]
     assert described.keys() == expected.keys()
