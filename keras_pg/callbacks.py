@@ -4,6 +4,7 @@ import os
 import pathlib
 
 import keras
+import tensorflow as tf
 
 
 class RaiseOnNonFinite(keras.callbacks.Callback):
@@ -110,3 +111,42 @@ class StopAfterTimesteps(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if logs["env_steps"] >= self.last:
             self.model.stop_training = True
+
+
+class TensorBoard(keras.callbacks.TensorBoard):
+    """Keras's TensorBoard callback, with environment steps along the horizontal axis.
+
+    Runs of different numbers of environments, steps and epochs can then be compared with each
+    other. Scalars and histograms are named as Keras names them, `epoch_episode_return` for example.
+
+    Args:
+        log_dir, histogram_freq, ...: as of `keras.callbacks.TensorBoard`; frequencies count epochs
+            and iterations, as there.
+
+    Example:
+    >>> import os, tempfile, keras_pg
+    >>> directory = tempfile.mkdtemp()
+    >>> agent = keras_pg.A2C(seed=0)
+    >>> history = agent.fit("CartPole-v1", epochs=1, steps_per_epoch=2, verbose=0,
+    ...                     callbacks=[TensorBoard(directory)])
+    >>> os.listdir(directory)
+    ['train']
+    """
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, {})
+        if self.update_freq != "epoch":
+            for name, value in (logs or {}).items():
+                tf.summary.scalar(f"batch_{name}", value, step=_env_steps(self.model))
+
+    def on_epoch_end(self, epoch, logs=None):
+        frequencies = self.histogram_freq, self.embeddings_freq
+        self.histogram_freq, self.embeddings_freq = (
+            int(bool(every) and epoch % every == 0) for every in frequencies
+        )
+        super().on_epoch_end(_env_steps(self.model), logs)
+        self.histogram_freq, self.embeddings_freq = frequencies
+
+
+def _env_steps(agent):
+    return int(agent.env_steps.numpy())

@@ -23,7 +23,8 @@ def deep_encoder():
     """More than ten variables, some of them states of random generators."""
     layers = []
     for dense in keras_pg.mlp((7, 6, 5, 4), seed=0).layers:
-        layers += [dense, keras.layers.BatchNormalization(), keras.layers.Dropout(0.5, seed=0)]
+        normalization = keras.layers.BatchNormalization(trainable=False)
+        layers += [dense, normalization, keras.layers.Dropout(0.5, seed=0)]
     return keras.Sequential(layers)
 
 
@@ -115,7 +116,8 @@ def expected_actions(agent, observations, noise):
     raw = mean + np.exp(log_std) * noise
     if agent.squash_actions:
         return raw, space.low + (space.high - space.low) * (np.tanh(raw) + 1) / 2
-    return raw, np.clip(raw, space.low, space.high)
+    actions = (space.low + space.high) / 2 + (space.high - space.low) / 2 * raw
+    return raw, np.clip(actions, space.low, space.high)
 
 
 def assert_close(actions, expected):

@@ -208,10 +208,14 @@ def test_what_describes_the_policy_describes_it(exported):
         if name == "cartpole":
             found = {"probabilities": distribution.probs_parameter()}
         else:
-            prefix = "unsquashed_" if name == "squashed" else ""
+            prefix, centre, half_width = "unsquashed_", 0.0, 1.0
+            if name == "clipped":  # of the action, in the units of the environment
+                space = agent.actor.action_space
+                prefix, centre = "", (space.low + space.high) / 2
+                half_width = (space.high - space.low) / 2
             found = {
-                f"{prefix}mean": distribution.mean(),
-                f"{prefix}standard_deviation": distribution.stddev(),
+                f"{prefix}mean": centre + half_width * distribution.mean(),
+                f"{prefix}standard_deviation": half_width * distribution.stddev(),
             }
         for key, expected in found.items():
             np.testing.assert_allclose(outputs[key], expected, rtol=1e-5, atol=1e-6)

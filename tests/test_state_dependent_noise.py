@@ -12,7 +12,7 @@ from keras_pg import Actor, envs, trust_region
 from keras_pg.rollouts import collector_for, make_vector_env
 from stepping import make_rollout, step
 
-OBSERVATIONS, ACTIONS = Box(-np.inf, np.inf, (3,)), Box(-9.0, 9.0, (2,))
+OBSERVATIONS, ACTIONS = Box(-np.inf, np.inf, (3,)), Box(-np.inf, np.inf, (2,))
 
 
 def make_actor(held_steps=4, seed=0, observations=OBSERVATIONS, actions=ACTIONS, **keywords):

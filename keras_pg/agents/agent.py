@@ -1,6 +1,7 @@
 """What every agent is: a Keras model that is fitted to an environment. Knows no algorithm."""
 
 import contextlib
+import json
 import random
 import warnings
 
@@ -37,6 +38,8 @@ from keras_pg.rollouts import make_vector_env
 from keras_pg.rollouts.dataset import OnDemandDataset, RolloutsInGraph
 from keras_pg.rollouts.minibatches import flatten_time, in_parts
 from keras_pg.rollouts.rollout import state_values
+
+_SPACES = "spaces"
 
 
 class Agent(NativeTraining):
@@ -286,6 +289,30 @@ class Agent(NativeTraining):
         if isinstance(actor, Actor):
             agent.build(actor.observation_space, actor.action_space)
         return agent
+
+    def save_own_variables(self, store):
+        """As Keras; the spaces are saved with the weights, from which networks can be made."""
+        super().save_own_variables(store)
+        if self.actor is not None:
+            pair = [spaces.to_config(self.actor.observation_space)]
+            pair.append(spaces.to_config(self.actor.action_space))
+            store[_SPACES] = np.frombuffer(json.dumps(pair).encode(), np.uint8)
+
+    def load_own_variables(self, store):
+        """As Keras; an agent without networks is built for the spaces that were saved."""
+        if self.actor is None and _SPACES in store.keys():
+            pair = json.loads(bytes(np.array(store[_SPACES])))
+            self.build(*map(spaces.from_config, pair))
+        super().load_own_variables({k: store[k] for k in store.keys() if k != _SPACES})
+
+    def load_weights(self, filepath, *arguments, **keyword_arguments):
+        """`keras.Model.load_weights`; networks are made first, if there are none yet."""
+        # Keras asks for it before it reads the file, in which the spaces are.
+        self.built = True
+        try:
+            super().load_weights(filepath, *arguments, **keyword_arguments)
+        finally:
+            self.built = self.actor is not None
 
     def save(self, filepath, *arguments, **keyword_arguments):
         """`keras.Model.save`.
