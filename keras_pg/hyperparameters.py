@@ -1,6 +1,7 @@
 """Arguments of agents: checked at the door, and the few that may change while training."""
 
 import difflib
+import functools
 import inspect
 import math
 
@@ -99,15 +100,39 @@ def check_count(name, value, least=1):
 
 
 def check_arguments(cls, unknown):
-    """Raises a `TypeError` that names the nearest argument, if there are unknown ones.
+    """Raises a `TypeError` that says what was meant, if there are unknown arguments.
 
     Args:
-        cls: the class whose constructor was called.
+        cls: the class of agents whose constructor was called.
         unknown: the keyword arguments that no constructor of its bases takes, by name.
     """
-    if unknown:
-        name = next(iter(unknown))
-        raise TypeError(f"{cls.__name__} has no argument {name!r}{nearest(name, arguments(cls))}.")
+    for name in unknown:
+        for method in ("fit", "compile"):
+            if name in inspect.signature(getattr(cls, method)).parameters:
+                raise TypeError(f"{name!r} is an argument of {cls.__name__}.{method}.")
+        if name in ("learning_rate", "lr"):
+            raise TypeError(
+                f"{cls.__name__} has no argument {name!r}: the learning rate is the optimizer's, "
+                "agent.compile(keras.optimizers.Adam(3e-4, global_clipnorm=0.5))."
+            )
+        raise TypeError(f"{cls.__name__} has no argument {name!r}{nearest(name, arguments(cls))}")
+
+
+def checks_arguments(method):
+    """A method of agents whose errors about its arguments name the agent and the nearest name."""
+    signature = inspect.signature(method)
+
+    @functools.wraps(method)
+    def call(self, *arguments, **keyword_arguments):
+        try:
+            signature.bind(self, *arguments, **keyword_arguments)
+        except TypeError as error:
+            unknown = [name for name in keyword_arguments if name not in signature.parameters]
+            end = nearest(unknown[0], signature.parameters) if unknown else "."
+            raise TypeError(f"{type(self).__name__}.{method.__name__}: {error}{end}") from None
+        return method(self, *arguments, **keyword_arguments)
+
+    return call
 
 
 def arguments(cls):
@@ -123,6 +148,6 @@ def arguments(cls):
 
 
 def nearest(name, names):
-    """The end of a sentence, ": did you mean 'gamma'?", or nothing if no name is near."""
+    """The end of a sentence, ": did you mean 'gamma'?", or a full stop if no name is near."""
     near = difflib.get_close_matches(name, names, n=1)
-    return f": did you mean {near[0]!r}?" if near else ""
+    return f": did you mean {near[0]!r}?" if near else "."

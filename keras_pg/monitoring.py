@@ -37,9 +37,9 @@ class CallbackList(keras.callbacks.CallbackList):
     def __init__(self, callbacks, *, validates, verbose, epochs, steps, model):
         callbacks = with_progress_bar(as_list(callbacks), verbose)
         self._sometimes = _OF_VALIDATION if validates else ()
-        for monitor in filter(_compares, callbacks):
-            if monitor.mode == "auto":
-                monitor.mode = _MODES.get(monitor.monitor, "auto")
+        for callback in callbacks:
+            if isinstance(callback, _MONITORS) and callback.mode == "auto":
+                callback.mode = _MODES.get(callback.monitor, "auto")
         super().__init__(
             callbacks, add_history=True, verbose=verbose, epochs=epochs, steps=steps, model=model
         )

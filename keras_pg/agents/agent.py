@@ -22,6 +22,7 @@ from keras_pg.hyperparameters import (
     check_count,
     check_flag,
     check_range,
+    checks_arguments,
 )
 from keras_pg.monitoring import CallbackList
 from keras_pg.networks import (
@@ -207,6 +208,7 @@ class Agent(NativeTraining):
         """The optimizer of an agent that is fitted without `compile`."""
         return keras.optimizers.Adam(3e-4, global_clipnorm=0.5)
 
+    @checks_arguments
     def compile(
         self,
         optimizer=None,
@@ -329,6 +331,7 @@ class Agent(NativeTraining):
 
     # ------------------------------------------------------------------------------- training
 
+    @checks_arguments
     def fit(
         self,
         env,
@@ -424,7 +427,7 @@ class Agent(NativeTraining):
                     "XLA takes ten times as long for the gradient of Keras's own convolutions: "
                     "make the encoder of keras_pg.Conv2D, without dilation or groups, or compile "
                     "the agent with jit_compile=False beside its optimizer.",
-                    stacklevel=2,
+                    stacklevel=3,
                 )
             collector = self._collector(env, num_steps, self.whole_episodes)
             if collector.in_graph:
