@@ -13,6 +13,7 @@ import keras_pg
 
 
 def build(hp):
+    """An agent with hyperparameters of the tuner's choice."""
     agent = keras_pg.PPO(gamma=hp.Choice("gamma", [0.98, 0.99]), num_minibatches=8, seed=0)
     agent.compile(keras.optimizers.Adam(hp.Float("learning_rate", 1e-4, 1e-2, sampling="log")))
     return agent

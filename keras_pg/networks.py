@@ -91,10 +91,6 @@ class _Network(keras.Model):
     def build(self, input_shape):
         """Nothing: the constructor makes everything. Keras notes the shape for `summary`."""
 
-    def compute_output_shape(self, input_shape):
-        """(B, P), what `call` returns for a batch of one observation each; `summary` shows it."""
-        return (None, self.head.units)
-
     def features(self, observations, training=False, beside=None):
         """Encoder output [B, F] for raw observations [B, ...] of the space.
 
@@ -142,7 +138,8 @@ class _Network(keras.Model):
     def from_config(cls, config):
         """A network with weights of its own, given `get_config()` or what Keras has saved of it."""
         encoder = keras.saving.serialize_keras_object(config["encoder"])
-        with _variables_of(config["name"]), keras.name_scope(encoder["config"]["name"]):
+        inner = (encoder.get("config") or {}).get("name", "encoder")
+        with _variables_of(config["name"]), keras.name_scope(inner):
             return cls(**independent(config))
 
     def get_build_config(self):
@@ -307,6 +304,11 @@ class Actor(_Network):
             return parameters
         return self.action_distribution.parameters(parameters, features, self.log_std)
 
+    @property
+    def output_shape(self):
+        """(None, P), for `summary`."""
+        return None, self.action_distribution.parameter_size
+
     def distribution(self, observations):
         """The TensorFlow Probability distribution over raw actions, batch shape [B]."""
         return self.action_distribution.distribution(self(observations))
@@ -318,7 +320,28 @@ class Actor(_Network):
             "squash": self.squash,
             "log_std_init": self.log_std_init,
             "state_dependent_noise": self.state_dependent_noise,
+            "action_units": "bounds",
         }
+
+    @classmethod
+    def from_config(cls, config):
+        """As of any network.
+
+        Raises:
+            ValueError: the weights of the file mean actions in other units than today's.
+        """
+        config = dict(config)
+        units = config.pop("action_units", "environment")
+        actor = super().from_config(config)
+        if units != "bounds" and isinstance(actor.action_space, gymnasium.spaces.Box):
+            centre, half_width = distributions.box_units(actor.action_space)
+            if not actor.squash and (np.any(centre != 0) or np.any(half_width != 1)):
+                raise ValueError(
+                    f"This agent was saved by a version whose actions of {actor.action_space} were "
+                    "in the environment's units. Today 0 is the centre of the bounds and 1 their "
+                    "half width, so that the policy would act otherwise: train it again."
+                )
+        return actor
 
 
 @register
@@ -340,6 +363,11 @@ class Critic(_Network):
     ):
         super().__init__(observation_space, encoder, normalize_observations, seed, **kwargs)
         self._build_head(1, 1.0, seed)
+
+    @property
+    def output_shape(self):
+        """(None,), for `summary`."""
+        return (None,)
 
     def call(self, observations, training=False):
         return tf.squeeze(self.head(self.features(observations, training)), axis=-1)
@@ -393,6 +421,11 @@ class ActionCritic(_Network):
         self.action_space, self.discrete = action_space, discrete
         self.action_samples = action_samples
         self._build_head(int(self.action_space.n) if self.discrete else 1, 1.0, seed)
+
+    @property
+    def output_shape(self):
+        """(None,), for `summary`."""
+        return (None,)
 
     def call(self, observations, actions, training=False):
         if self.discrete:

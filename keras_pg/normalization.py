@@ -178,9 +178,10 @@ class RewardScaling(RunningMoments):
         scale = tf.cast(tf.math.rsqrt(variance + self.epsilon), rewards.dtype)
         return tf.clip_by_value(rewards * scale, -self.clip, self.clip)
 
-    def compute_output_shape(self, input_shape):
-        """That of the rewards."""
-        return input_shape
+    @property
+    def output_shape(self):
+        """That of the rewards [T, N], for `summary`."""
+        return None, None
 
     def get_config(self):
         config = {**super().get_config(), "clip": self.clip, "epsilon": self.epsilon}

@@ -58,6 +58,21 @@ def moved_by(agent, T=4, N=8):
     return [after - b for after, b in zip(weights(agent), before)], logs
 
 
+@keras.saving.register_keras_serializable("tests")
+class Nameless(keras.Model):
+    """A user's encoder that writes down nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(4)
+
+    def call(self, x):
+        return self.dense(x)
+
+    def get_config(self):
+        return {}
+
+
 # --------------------------------------------------------------------------- losses of layers
 
 
@@ -207,6 +222,18 @@ def test_a_network_is_made_anew_from_its_configuration(network):
         assert [v.shape for v in other.variables] == [v.shape for v in network.variables]
 
 
+@pytest.mark.parametrize(("high", "refused"), [(1.0, False), (2.0, True)])
+def test_actors_of_files_whose_actions_had_other_units_are_refused(high, refused):
+    space = gymnasium.spaces.Box(-high, high, (2,))
+    config = keras_pg.Actor(OBSERVATIONS, space, seed=0).get_config()
+    del config["action_units"]
+    expected = (
+        pytest.raises(ValueError, match="train it again") if refused else (contextlib.nullcontext())
+    )
+    with expected:
+        keras_pg.Actor.from_config(config)
+
+
 def test_weights_load_into_an_agent_that_was_never_built(tmp_path):
     agent = built(keras_pg.A2C, None)
     agent.save_weights(tmp_path / "a.weights.h5")
@@ -258,8 +285,28 @@ def test_the_summary_shows_the_shapes():
     agent.summary(print_fn=lines.append, expand_nested=True)
     text = "\n".join(lines)
     assert "?" not in text
-    for shape in ("(None, 64)", "(None, 2)", "(None, 1)", "(None, 3)"):
+    # Of features, parameters of a Gaussian of two dimensions, values, and observations.
+    for shape in ("(None, 64)", "(None, 4)", "(None)", "(None, 3)"):
         assert shape in text
+
+
+def test_networks_are_parts_of_functional_models():
+    agent = built(keras_pg.PPO, None, action_space=BOX)
+    observations = keras.Input((3,))
+    model = keras.Model(observations, [agent.actor(observations), agent.critic(observations)])
+    x = np.ones((5, 3), np.float32)
+    parameters, values = model(x)
+    assert model.output_shape == [(None, 4), (None,)]
+    np.testing.assert_array_equal(parameters, agent.actor(x))
+    np.testing.assert_array_equal(values, agent.critic(x))
+
+
+def test_an_encoder_whose_configuration_has_no_name_is_saved_and_loaded(tmp_path):
+    agent = keras_pg.A2C(Nameless(), seed=0)
+    agent.build(OBSERVATIONS, DISCRETE)
+    agent.save(tmp_path / "agent.keras")
+    loaded = keras.models.load_model(tmp_path / "agent.keras")
+    np.testing.assert_array_equal(loaded.act(np.ones(3)), agent.act(np.ones(3)))
 
 
 # ------------------------------------------------------------------- what is asked of an agent
