@@ -48,7 +48,8 @@ LAYERS = [
     {"advantages", "distributions"},
     {"returns", "normalization"},
     {"encoders", "losses", "randomness", "trust_region"},
-    {"spaces", "versions", "_version", "hyperparameters", "remote", "replay"},
+    {"provenance", "spaces", "versions", "hyperparameters", "remote", "replay"},
+    {"_version", "extras", "files"},
 ]
 MATHS = {
     *("advantages", "distributions", "losses", "normalization"),

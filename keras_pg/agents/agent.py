@@ -1,6 +1,7 @@
 """What every agent is: a Keras model that is fitted to an environment. Knows no algorithm."""
 
 import contextlib
+import pathlib
 import random
 import warnings
 
@@ -15,11 +16,13 @@ from keras_pg.agents.policy_model import Means, closing
 from keras_pg.agents.schedule import default_timesteps, schedule
 from keras_pg.callbacks import RaiseOnNonFinite, StopAfterTimesteps
 from keras_pg.encoders import has_slow_gradient
+from keras_pg.files import replacing
 from keras_pg.hyperparameters import (
     Hyperparameter,
     check_count,
     check_flag,
     check_range,
+    check_seed,
 )
 from keras_pg.networks import ActionCritic, Actor, Critic
 from keras_pg.normalization import RewardScaling
@@ -100,7 +103,7 @@ class Agent(NativeTraining):
         self.normalize_observations = check_flag("normalize_observations", normalize_observations)
         self.normalize_rewards = check_flag("normalize_rewards", normalize_rewards)
         self.squash_actions = check_flag("squash_actions", squash_actions)
-        self.seed = random.randrange(2**31) if seed is None else check_count("seed", seed, least=0)
+        self.seed = random.randrange(2**31) if seed is None else check_seed("seed", seed)
         # Wrapped, because Keras would track and save encoders that become parts of the networks.
         self._given_networks = lambda: (actor, critic)
         self.critic_optimizer = None
@@ -268,18 +271,26 @@ class Agent(NativeTraining):
             agent.build(actor.observation_space, actor.action_space)
         return agent
 
-    def save(self, filepath, *arguments, **keyword_arguments):
-        """`keras.Model.save`.
+    def save(self, filepath, overwrite=True, zipped=None):
+        """`keras.Model.save`; a file that is on this machine is written whole or not at all.
 
         Raises:
             ValueError: networks with weights were passed in, and the agent has not been built yet.
+            OSError: the file could not be written; the error names it. What was there before is
+                still there.
         """
         if self.actor is None and any(n is not None and n.weights for n in self._given_networks()):
             raise ValueError(
                 "The weights of the networks you passed in would not be saved, since the agent has "
                 "not been built with them yet: call `fit`, or `build` with the spaces."
             )
-        return super().save(filepath, *arguments, **keyword_arguments)
+        path = pathlib.Path(filepath)
+        known = zipped is False or path.suffix in (".keras", ".h5", ".hdf5")
+        if not (known and path.parent.is_dir()) or (path.exists() and not overwrite):
+            # Not on this machine, or Keras has something to say or to ask.
+            return super().save(filepath, overwrite, zipped)
+        with replacing(path) as temporary:
+            return super().save(temporary, overwrite, zipped)
 
     # ------------------------------------------------------------------------------- training
 
