@@ -66,10 +66,10 @@ def check_names(
             raise ValueError(f"--set {name}: there is a flag for it, {_FLAGS[name]}.")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            meant = f" Did you mean {near[0]}?" if near else ""
+            meant = f"Did you mean {near[0]}? " if near else ""
             raise ValueError(
-                f"--set {name}: {algorithm.__name__} has no hyperparameter of that name.{meant} "
-                f"It has {', '.join(known)}."
+                f"--set {name}: {meant}{algorithm.__name__} has {', '.join(known)}, and no other "
+                "hyperparameters."
             )
     return dict(assignments)
 

@@ -10,8 +10,9 @@ from keras_pg.hyperparameters import check_count
 # Of the steps of training: of all evaluations together, and of the validations.
 SHARE, VALIDATION_SHARE = 1 / 10, 1 / 20
 FEWEST_EPISODES, MOST_EPISODES = 8, 100
-# The least that an environment is stepped in an evaluation.
-_ROLLOUT = 64
+# How `evaluate` plays: so many copies, until the longest of their episodes has ended, which is
+# longer than their mean, in rollouts of so many steps.
+_COPIES, _LONGEST, _ROLLOUT = 8, 1.25, 64
 
 
 def time_limit(total_timesteps: int) -> int:
@@ -34,17 +35,21 @@ class Validation(keras.callbacks.Callback):
         frequency: validate after each so many epochs, and never if that is 0. None: after each
             epoch for which all validations together, this one included, play at most a twentieth
             of the steps that training has by then.
+        max_episode_steps: time limit of an episode.
 
     Attributes:
         steps: about how many steps all validations together have played.
         episode_length: mean steps of an episode, as last seen; NaN while no episode has ended.
     """
 
-    def __init__(self, env: object, episodes: int, frequency: int | None = None):
+    def __init__(
+        self, env: object, episodes: int, frequency: int | None, *, max_episode_steps: int
+    ):
         super().__init__()
         self.env = env
         self.episodes = check_count("episodes", episodes)
         self.frequency = frequency
+        self.max_episode_steps = max_episode_steps
         self.steps, self.episode_length = 0, math.nan
 
     def on_epoch_end(self, epoch, logs=None):
@@ -66,22 +71,28 @@ class Validation(keras.callbacks.Callback):
     def _is_due(self, epoch):
         if self.frequency is not None:
             return self.frequency > 0 and (epoch + 1) % self.frequency == 0
-        # False for NaN.
+        if math.isnan(self.episode_length):
+            return False
         return self.steps + self._cost() <= VALIDATION_SHARE * int(self.model.env_steps.numpy())
 
-    def _cost(self):
-        return self.episodes * max(self.episode_length, _ROLLOUT)
+    def _longest(self):
+        if math.isnan(self.episode_length):
+            return self.max_episode_steps
+        return min(_LONGEST * self.episode_length, self.max_episode_steps)
 
-    def final_episodes(self, total_timesteps: int, max_episode_steps: int) -> int:
+    def _cost(self):
+        copies = min(_COPIES, self.episodes)
+        steps = self._longest() * math.ceil(self.episodes / copies)
+        return copies * _ROLLOUT * math.ceil(steps / _ROLLOUT)
+
+    def final_episodes(self, total_timesteps: int) -> int:
         """How many episodes the steps that are left of a tenth of training's are enough for.
 
         Args:
             total_timesteps: of training.
-            max_episode_steps: steps of an episode, where none has ended yet.
 
         Returns:
             From 8 to 100.
         """
-        length = max_episode_steps if math.isnan(self.episode_length) else self.episode_length
-        affordable = (SHARE * total_timesteps - self.steps) / length
-        return round(min(MOST_EPISODES, max(FEWEST_EPISODES, affordable)))
+        affordable = int((SHARE * total_timesteps - self.steps) / self._longest())
+        return min(MOST_EPISODES, max(FEWEST_EPISODES, affordable))

@@ -23,7 +23,10 @@ def run(options: argparse.Namespace) -> int:
     evaluated = environment.copies(limit)
     directory = RunDirectory(options.output, options.env, _settings(options, agent))
     validation = evaluations.Validation(
-        evaluated, options.validation_episodes, options.validation_freq
+        evaluated,
+        options.validation_episodes,
+        options.validation_freq,
+        max_episode_steps=limit,
     )
     callbacks = [
         validation,  # first: the others see what it adds
@@ -46,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
                 num_steps=options.num_steps,
                 callbacks=callbacks,
             )
-        episodes = options.episodes or validation.final_episodes(options.total_timesteps, limit)
+        episodes = options.episodes or validation.final_episodes(options.total_timesteps)
         result = agent.evaluate(evaluated, episodes=episodes, verbose=0)
         limited = {} if environment.max_episode_steps else {"max_episode_steps": limit}
         directory.write(evaluation={"episodes": episodes, **limited, **result})
