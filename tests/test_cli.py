@@ -315,21 +315,27 @@ def test_an_export_target_that_holds_another_format_is_refused_before_training(
     assert not pathlib.Path("runs").exists()
 
 
-@pytest.mark.usefixtures("without_xla")
-def test_an_evaluation_is_printed_though_the_video_fails(trained, capsys, monkeypatch, tmp_path):
+@pytest.fixture
+def saved(tmp_path):
+    """The path of an agent for CartPole."""
+    agent, env = keras_pg.A2C(seed=0), gymnasium.make("CartPole-v1")
+    agent.build(env.observation_space, env.action_space)
+    agent.save(tmp_path / "agent.keras")
+    return str(tmp_path / "agent.keras")
+
+
+def test_an_evaluation_is_printed_though_the_video_fails(saved, capsys, monkeypatch, tmp_path):
     def fail(camera, path):
         raise OSError(28, "catch.gif could not be written: No space left on device.")
 
     monkeypatch.setattr(video._Camera, "write", fail)
-    run = str(trained / "runs/CartPole-v1/1")
-    command = ["evaluate", run, "CartPole-v1", "--episodes", "2"]
+    command = ["evaluate", saved, "CartPole-v1", "--episodes", "2"]
     assert main([*command, "--video", str(tmp_path / "catch.gif")]) == 2
     said = capsys.readouterr()
     assert json.loads(said.out)["episodes"] == 2
     assert "catch.gif could not be written" in said.err
 
 
-def test_the_wrong_environment_of_an_agent_is_said(trained, capsys):
-    run = str(trained / "runs/CartPole-v1/1")
-    assert main(["evaluate", run, "Acrobot-v1"]) == 2
+def test_the_wrong_environment_of_an_agent_is_said(saved, capsys):
+    assert main(["evaluate", saved, "Acrobot-v1"]) == 2
     assert "spaces differ from those the agent was built for" in capsys.readouterr().err
