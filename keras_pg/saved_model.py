@@ -129,6 +129,7 @@ def check_target(base, format="saved_model"):
 
     Raises:
         NotADirectoryError: it is a file.
+        PermissionError: nothing may be written there.
         ValueError: its versions have another format, or its labels cannot be read.
     """
     base = versions.check_base(base)

@@ -19,13 +19,21 @@ _WRITING, _REMOVING = ".writing-", ".removing-"
 
 
 def check_base(base):
-    """`base` as a path; raises a `NotADirectoryError` where something else is in the way."""
+    """`base` as a path.
+
+    Raises:
+        NotADirectoryError: something else is in the way.
+        PermissionError: nothing may be written there.
+    """
     base = pathlib.Path(base)
     for path in [base, *base.parents]:
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(
                 f"Cannot write below {path}: it is a file. Give a directory; it need not exist."
             )
+    there = next(path for path in [base, *base.absolute().parents] if path.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"Cannot write to {there}: this user may not. Give another one.")
     return base
 
 

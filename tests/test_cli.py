@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import os
 import pathlib
 import re
 
@@ -302,6 +303,16 @@ def test_an_export_target_that_is_a_file_is_refused_before_training(capsys, tmp_
     assert main(["train", "CartPole-v1", "--export", "policy"]) == 2
     assert "it is a file" in capsys.readouterr().err
     assert (tmp_path / "policy").read_text() == "mine" and not (tmp_path / "runs").exists()
+
+
+def test_an_export_target_that_may_not_be_written_to_is_refused_before_training(
+    capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(tmp_path))
+    assert main(["train", "CartPole-v1", "--export", "policies/cartpole"]) == 2
+    assert f"Cannot write to {tmp_path}: this user may not." in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_export_target_that_holds_another_format_is_refused_before_training(

@@ -201,6 +201,18 @@ def test_validation_is_as_frequent_as_it_is_told(frequency, expected):
     assert [i for i, epoch in enumerate(logs) if "val_episode_length" in epoch] == expected
 
 
+def test_what_is_learnt_does_not_depend_on_validation(tmp_path, monkeypatch, without_xla):
+    monkeypatch.chdir(tmp_path)
+    for frequency in ("0", "1"):
+        output = ["--output", f"run{frequency}", "--validation-freq", frequency]
+        assert main(["train", "CartPole-v1", *QUICK, "--episodes", "2", *output]) == 0
+    without, validated = (keras.models.load_model(f"run{i}/agent.keras") for i in "01")
+    for one, other in zip(without.get_weights(), validated.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    with open("run1/history.csv") as file:
+        assert all(float(row["val_episode_return"]) >= 1 for row in csv.DictReader(file))
+
+
 def test_few_steps_of_training_still_end_with_8_episodes():
     assert validation_of().final_episodes(64) == 8
 

@@ -59,7 +59,7 @@ class RunDirectory(keras.callbacks.Callback):
         """Writes `settings.json` anew, with these settings beside those before."""
         self.settings |= settings
         with replacing(self.path / "settings.json") as temporary:
-            temporary.write_text(json.dumps(self.settings, indent=2) + "\n")
+            temporary.write_text(json.dumps(self.settings, indent=2, default=repr) + "\n")
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
