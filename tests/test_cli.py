@@ -291,7 +291,7 @@ def test_a_full_disk_ends_a_run_with_the_name_of_the_file(tmp_path, monkeypatch,
     monkeypatch.setattr(csv, "DictWriter", Full)
     assert main(["train", "CartPole-v1", *QUICK, *SMALL, "--output", "run"]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert "run/history.csv could not be written: No space left on device." in said
+    assert said == "keras-pg train: run/history.csv could not be written: No space left on device."
     # What there was space for is kept.
     assert sorted(p.name for p in pathlib.Path("run").iterdir()) == ["agent.keras", "settings.json"]
     assert "history.csv could not be written" in settings_of("run")["status"]

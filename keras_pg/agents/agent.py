@@ -57,7 +57,8 @@ class Agent(NativeTraining):
             (An `Actor` or `Critic` that is passed in normalizes and squashes as it was made to.)
         seed: seeds the initial weights of the default networks, environments, action noise and
             shuffling; None draws one from Python's generator, which `keras.utils.set_random_seed`
-            seeds. Encoders that are passed in have the weights they were made with.
+            seeds. An integer from 0 to 2⁶². Encoders that are passed in have the weights they were
+            made with.
     """
 
     # Rollouts are of one whole episode in each environment, of at most `num_steps` steps.

@@ -95,8 +95,8 @@ class PolicyModel(keras.Model):
             num_envs: copies of an id or factory; default 8, or `episodes` if that is fewer.
             vectorization: "sync" or "async".
             deterministic: act by the mode of the policy, otherwise sample.
-            seed: environment i starts from `seed + i`; default derived from the agent's seed, and
-                not the one training started from.
+            seed: environment i starts from `seed + i`, an integer from 0 to 2⁶²; default derived
+                from the agent's seed, and not the one training started from.
             verbose, callbacks: as in `keras.Model.evaluate`.
 
         Raises:

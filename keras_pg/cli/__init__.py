@@ -32,5 +32,7 @@ def run(options: argparse.Namespace) -> int:
         notes = getattr(error, "__notes__", ())
         if any(note.startswith((WHILE_STEPPING, WHILE_RESETTING)) for note in notes):
             raise  # a fault of the environment: its author needs the traceback
-        print(f"keras-pg {options.command}: {error}", file=sys.stderr)
+        # Of an `OSError` whose text is a sentence of ours, without the number before it.
+        sentence = getattr(error, "filename", None) is None and getattr(error, "strerror", None)
+        print(f"keras-pg {options.command}: {sentence or error}", file=sys.stderr)
         return 2
