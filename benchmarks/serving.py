@@ -3,7 +3,7 @@
     python benchmarks/serving.py                   # all of it, a quarter of an hour
     python benchmarks/serving.py --only latency fuzz
 
-Needs keras_pg[test]. The server is a process of its own; the clients are threads of this one, on
+Needs the extra `test`. The server is a process of its own; the clients are threads of this one, on
 the same cores, so that figures at many clients are of both together. Results are written to
 `results/serving.json` and, as tables, to `results/serving.md`.
 """

@@ -1,7 +1,7 @@
 """Serve a policy, play with it over REST and gRPC, and replace it by a better one meanwhile.
 
-Needs the extra `keras_pg[serve]`. The server speaks TensorFlow Serving's protocols; for
-production start that instead, on the same directory (export/README.md).
+Needs the extra `serve` (pip install ".[serve]" in the clone). The server speaks TensorFlow
+Serving's protocols; for production start that instead, on the same directory (export/README.md).
 """
 
 import atexit

@@ -1,4 +1,4 @@
-"""Environments in processes of their own, and EnvPool's (pip install "keras_pg[envpool]")."""
+"""Environments in processes of their own, and EnvPool's (pip install ".[envpool]" in the clone)."""
 
 import keras_pg
 

@@ -1,6 +1,13 @@
 """Policy-gradient reinforcement learning as Keras 3 models on TensorFlow."""
 
 import os as _os
+import sys as _sys
+
+if _sys.argv[:1] == ["-m"] and "keras_pg" in _sys.orig_argv:
+    # `python -m keras_pg` is a command too, and this file is imported before its `__main__`.
+    from keras_pg_cli import import_tensorflow_quietly as _import_tensorflow_quietly
+
+    _import_tensorflow_quietly()
 
 _backend = _os.environ.get("KERAS_BACKEND") or "tensorflow"
 if _backend == "tensorflow":

@@ -1,7 +1,7 @@
-"""`python -m keras_pg`, the same as `keras-pg`."""
+"""`python -m keras_pg`, the same as `keras-pg`, but slower to start."""
 
 import sys
 
-from keras_pg.cli import main
+from keras_pg_cli import main
 
 sys.exit(main())

@@ -1,10 +1,11 @@
 """Callbacks that Keras lacks."""
 
-import os
 import pathlib
 
 import keras
 import tensorflow as tf
+
+from keras_pg.files import replacing
 
 
 class RaiseOnNonFinite(keras.callbacks.Callback):
@@ -81,9 +82,8 @@ class LearningCurve(keras.callbacks.Callback):
         axes.grid(alpha=0.3)
         axes.legend(loc="best", frameon=False)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        figure.savefig(temporary, format="png")
-        os.replace(temporary, self.path)
+        with replacing(self.path) as temporary:
+            figure.savefig(temporary, format="png")
 
 
 class StopAfterTimesteps(keras.callbacks.Callback):

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_pg import advantages, losses
-from keras_pg.hyperparameters import check_count
+from keras_pg.hyperparameters import check_count, check_seed
 from keras_pg.rollouts import collector_for, make_vector_env
 from keras_pg.rollouts.minibatches import flatten_time
 
@@ -48,7 +48,8 @@ def gradient_statistics(
         `GradientStatistics`.
 
     Raises:
-        ValueError: the estimator needs a critic, or groups of episodes, that the agent has not.
+        ValueError: the estimator needs a critic, or groups of episodes, that the agent has not; or
+            the seed is no integer from 0 to 2⁶².
 
     Example:
     >>> import keras_pg
@@ -62,6 +63,7 @@ def gradient_statistics(
     """
     if check_count("rollouts", rollouts) < 2:
         raise ValueError(f"A variance needs at least 2 rollouts, received rollouts={rollouts}.")
+    seed = check_seed("seed", seed)
     estimator = agent.advantage if advantage is None else advantages.get(advantage).fresh()
     agent.check_estimator(estimator)
     if estimator.critic not in (None, agent.advantage.critic, "state") or (

@@ -5,6 +5,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
+from keras_pg.hyperparameters import check_count
+
 
 def mlp(units=(64, 64), activation="tanh", seed=None):
     """A multilayer perceptron with orthogonal initialization of gain √2.
@@ -233,6 +235,7 @@ def moved_in_training(encoder, shape):
 
 def nth_seed(seed, n):
     """Independent seeds for the layers of one network; None stays None."""
-    return (
-        None if seed is None else int(np.random.SeedSequence([seed, n]).generate_state(1)[0] >> 1)
-    )
+    if seed is None:
+        return None
+    seed = check_count("seed", seed, least=0)
+    return int(np.random.SeedSequence([seed, n]).generate_state(1)[0] >> 1)

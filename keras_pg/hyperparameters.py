@@ -8,6 +8,9 @@ import math
 import keras
 import numpy as np
 
+# An int64 holds these, and the seeds that are derived from them by adding.
+LARGEST_SEED = 2**62
+
 
 class Hyperparameter:
     """A float attribute that may follow a schedule and may be set while training.
@@ -96,6 +99,21 @@ def check_count(name, value, least=1):
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         integer = "a positive integer" if least == 1 else f"an integer of at least {least}"
         raise ValueError(f"{name} must be {integer}, received {value!r}.")
+    return int(value)
+
+
+def check_seed(name, value):
+    """`value` as an `int`; a `ValueError` that names it unless it is one from 0 to 2⁶².
+
+    >>> check_seed("seed", 7)
+    7
+    """
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, np.integer))
+        or not 0 <= value <= LARGEST_SEED
+    ):
+        raise ValueError(f"{name} must be an integer from 0 to 2**62, received {value!r}.")
     return int(value)
 
 

@@ -4,6 +4,8 @@ import re
 
 import requests
 
+from keras_pg.extras import installation
+
 _PATH = r"(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _REST = re.compile(rf"https?://[^/]+/v1/models/{_PATH}/?")
 _GRPC = re.compile(rf"grpc://(?P<address>[^/]+)/{_PATH}/?")
@@ -22,7 +24,7 @@ def connect(url):
     Raises:
         ValueError: another kind of URL.
         ConnectionError: there is no such server, or no such model on it.
-        ImportError: gRPC needs the extra `keras_pg[serve]`.
+        ImportError: gRPC needs the extra `serve`.
     """
     if _REST.fullmatch(url):
         return _connect_rest(url.rstrip("/"))
@@ -68,9 +70,7 @@ def _connect_grpc(match):
             prediction_service_pb2_grpc,
         )
     except ImportError as error:
-        raise ImportError(
-            f"A grpc:// URL needs {error.name}: pip install 'keras_pg[serve]'."
-        ) from error
+        raise ImportError(f"A grpc:// URL needs {error.name}: {installation('serve')}.") from error
     import tensorflow as tf
 
     channel = grpc.insecure_channel(match["address"])

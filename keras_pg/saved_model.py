@@ -38,7 +38,6 @@ import copy
 import importlib.util
 import json
 import pathlib
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -47,8 +46,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_pg import remote, replay, spaces, versions
-from keras_pg._version import __version__
+from keras_pg import provenance, remote, replay, spaces, versions
+from keras_pg.extras import installation
+from keras_pg.files import not_written
 from keras_pg.hyperparameters import check_count
 
 WARMUP = "assets.extra/tf_serving_warmup_requests"
@@ -64,7 +64,7 @@ def export(agent, base, *, format="saved_model", value=False, labels=(), keep=No
         agent: a built agent.
         base: directory of the versions, all of one format; made if need be.
         format: "saved_model" for TensorFlow Serving, "litert" for devices, "onnx" for ONNX
-            runtimes (extra `keras_pg[onnx]`), which has no signatures: it is `serving_default`.
+            runtimes (extra `onnx`), which has no signatures: it is `serving_default`.
         value: include the critic, as signature `value`; not in ONNX.
         labels: names for this version, such as "stable", taken from the version that had them;
             `base/labels.json` holds them.
@@ -81,12 +81,13 @@ def export(agent, base, *, format="saved_model", value=False, labels=(), keep=No
         NotADirectoryError: `base` is a file.
         FloatingPointError: the policy's outputs are not finite.
         RuntimeError: the written policy does not give the agent's actions.
+        OSError: a file could not be written; the error names `base`.
 
     The warm-up requests have up to 64 rows, so a server that batches needs a `max_batch_size` of at
     least 64, or `--enable_model_warmup=false`: else it refuses the version.
 
     After an error nothing is left behind; but where only labelling or removing has failed, the new
-    version is there.
+    version is there. What an export leaves that is killed, the next one removes.
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, received {format!r}.")
@@ -97,32 +98,44 @@ def export(agent, base, *, format="saved_model", value=False, labels=(), keep=No
     labels = versions.check_labels(labels)
     if keep is not None:
         check_count("keep", keep)
-    base = versions.check_base(base)
-    versions.labels(base)  # An error in it should come before anything is written.
-    _check_format(base, format)
+    base = check_target(base, format)
     made = [path for path in [base, *base.parents] if not path.exists()]
-    base.mkdir(parents=True, exist_ok=True)
-    # Not an integer, so no server takes it for a version; in `base`, so the rename is atomic.
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=base))
     try:
-        _write(agent, temporary, format, value)
-        observations, expected = replay.read_golden(temporary)
-        report = replay.compare(replay.runner(temporary)(observations), expected)
-        if not report["equal"]:
-            raise RuntimeError(f"The exported policy differs from the agent: {report}.")
-        temporary.chmod(0o755)
-        with versions.locked(base):
-            _check_format(base, format)  # Another export may have come first.
-            version = versions.publish(temporary, base)
-            versions.label(base, version, labels)
-            if keep is not None:
-                versions.prune(base, keep)
+        base.mkdir(parents=True, exist_ok=True)
+        with versions.being_written(base) as temporary:
+            _write(agent, temporary, format, value)
+            observations, expected = replay.read_golden(temporary)
+            report = replay.compare(replay.runner(temporary)(observations), expected)
+            if not report["equal"]:
+                raise RuntimeError(f"The exported policy differs from the agent: {report}.")
+            temporary.chmod(0o755)
+            with versions.locked(base):
+                _check_format(base, format)  # Another export may have come first.
+                version = versions.publish(temporary, base)
+                versions.label(base, version, labels)
+                if keep is not None:
+                    versions.prune(base, keep)
         return version
+    except OSError as error:
+        raise not_written(f"A version in {base}", error) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
         with contextlib.suppress(OSError):  # not empty: this version, or another export's
             for path in made:
                 path.rmdir()
+
+
+def check_target(base, format="saved_model"):
+    """`base` as a path; raises what `export` would raise of it before it writes anything.
+
+    Raises:
+        NotADirectoryError: it is a file.
+        PermissionError: nothing may be written there.
+        ValueError: its versions have another format, or its labels cannot be read.
+    """
+    base = versions.check_base(base)
+    versions.labels(base)
+    _check_format(base, format)
+    return base
 
 
 def _check_format(base, format):
@@ -146,7 +159,7 @@ def _write(agent, directory, format, value):
     else:
         module = _Policy(agent, value)
         if format == "saved_model":
-            tf.saved_model.save(module, str(directory), signatures=module.endpoints)
+            _save(module, directory)
         else:
             (directory / "policy.tflite").write_bytes(_litert(module))
     (directory / "assets.extra").mkdir(exist_ok=True)
@@ -172,6 +185,16 @@ def _write(agent, directory, format, value):
         ({"inputs": columns}, "request_columns.json"),
     ):
         (directory / "assets.extra" / name).write_text(json.dumps(body) + "\n")
+
+
+def _save(module, directory):
+    """Writes a SavedModel. A full disk is an `OSError`, as where Python writes."""
+    try:
+        tf.saved_model.save(module, str(directory), signatures=module.endpoints)
+    except tf.errors.OpError as error:
+        # "{{node}} FILE; No space left on device [Op:SaveV2]"
+        reason = error.message.rpartition("; ")[2].partition(" [Op:")[0]
+        raise OSError(reason) from error
 
 
 class _Policy(tf.Module):
@@ -247,7 +270,7 @@ def _assert_legal(mask, rows, action_space):
 def _litert(module):
     """The signatures as a LiteRT flatbuffer."""
     with tempfile.TemporaryDirectory() as directory:
-        tf.saved_model.save(module, directory, signatures=module.endpoints)
+        _save(module, directory)
         converter = tf.lite.TFLiteConverter.from_saved_model(
             directory, signature_keys=list(module.endpoints)
         )
@@ -278,7 +301,7 @@ def _require_onnx():
     for package in ("tf2onnx", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise ImportError(
-                f'format="onnx" needs {package}: pip install "keras_pg[onnx]".', name=package
+                f'format="onnx" needs {package}: {installation("onnx")}.', name=package
             )
 
 
@@ -314,23 +337,9 @@ def _description(agent):
         "iterations": int(agent.iteration.numpy()),
         "env_steps": int(agent.env_steps.numpy()),
         "evaluation": agent.evaluation(),
-        "versions": {
-            "keras_pg": __version__,
-            "keras": keras.__version__,
-            "tensorflow": tf.__version__,
-        },
-        "git_commit": _git_commit(),
+        "versions": provenance.library_versions(),
+        "git_commit": provenance.git_commit(),
     }
-
-
-def _git_commit():
-    """The commit of the working directory, with "-dirty" where files differ; None without one."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
-    try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return run.stdout.strip() if run.returncode == 0 else None
 
 
 # ------------------------------------------------------------------------------------- warm-up

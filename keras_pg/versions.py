@@ -11,18 +11,29 @@ import pathlib
 import shutil
 import tempfile
 
+from keras_pg.files import flush_to_disk, remove, replacing
+
 LABELS = "labels.json"
 DESCRIPTION = "assets.extra/policy.json"
+_WRITING, _REMOVING = ".writing-", ".removing-"
 
 
 def check_base(base):
-    """`base` as a path; raises a `NotADirectoryError` where something else is in the way."""
+    """`base` as a path.
+
+    Raises:
+        NotADirectoryError: something else is in the way.
+        PermissionError: nothing may be written there.
+    """
     base = pathlib.Path(base)
     for path in [base, *base.parents]:
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(
                 f"Cannot write below {path}: it is a file. Give a directory; it need not exist."
             )
+    there = next(path for path in [base, *base.absolute().parents] if path.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"Cannot write to {there}: this user may not. Give another one.")
     return base
 
 
@@ -52,7 +63,7 @@ def _number(path):
 def publish(directory, base):
     """Renames a directory to the next free version under `base`, and returns the version's path."""
     for path in [*directory.rglob("*"), directory]:
-        _flush_to_disk(path)
+        flush_to_disk(path)
     while True:
         version = next_version(base)
         try:
@@ -62,16 +73,47 @@ def publish(directory, base):
             # Somebody else has just taken that number.
             if not version.exists():
                 raise
-    _flush_to_disk(base)
+    flush_to_disk(base)
     return version
 
 
-def _flush_to_disk(path):
-    descriptor = os.open(path, os.O_RDONLY)
+@contextlib.contextmanager
+def being_written(base):
+    """A new directory in `base` to make a version in, removed at the end unless it was published.
+
+    Removes what exports have left that were killed. Each export holds a lock on its directory,
+    which the system takes away when the process ends, however it ends: a directory without a lock
+    is of no export that is running.
+    """
+    with locked(base):  # No other export removes the directory before it has its lock.
+        remove_leftovers(base)
+        # Not an integer, so no server takes it for a version; in `base`, so a rename is atomic.
+        temporary = pathlib.Path(tempfile.mkdtemp(prefix=_WRITING, dir=base))
+        descriptor = os.open(temporary, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
     try:
-        os.fsync(descriptor)
+        yield temporary
     finally:
+        shutil.rmtree(temporary, ignore_errors=True)
         os.close(descriptor)
+
+
+def remove_leftovers(base):
+    """Removes what killed exports left in `base`. Call it in `locked(base)`."""
+    for path in base.iterdir():
+        if not path.name.startswith((_WRITING, _REMOVING)):
+            continue
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError:  # of another user, or gone
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove(path)
+        except BlockingIOError:
+            pass  # its export is running
+        finally:
+            os.close(descriptor)
 
 
 # ----------------------------------------------------------------------------- labels and pruning
@@ -108,13 +150,8 @@ def label(base, version, names):
     if not names:
         return
     named = {**labels(base), **{name: int(version.name) for name in names}}
-    temporary = base / f".writing-{LABELS}"
-    try:
+    with replacing(base / LABELS) as temporary:
         temporary.write_text(json.dumps(named, indent=2) + "\n")
-        _flush_to_disk(temporary)
-        os.replace(temporary, base / LABELS)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def prune(base, keep):
@@ -125,7 +162,7 @@ def prune(base, keep):
         # Other directories have numbers for names too: the runs of `keras-pg train`, other models.
         if version not in labelled and (found[version] / DESCRIPTION).exists():
             # Renamed first: a server must not find half of a version.
-            doomed = pathlib.Path(tempfile.mkdtemp(prefix=".removing-", dir=base))
+            doomed = pathlib.Path(tempfile.mkdtemp(prefix=_REMOVING, dir=base))
             os.rename(found[version], doomed)
             shutil.rmtree(doomed)
 

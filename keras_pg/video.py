@@ -2,13 +2,14 @@
 
 import contextlib
 import math
-import os
 import pathlib
 
 import gymnasium
 import numpy as np
 
 from keras_pg import envs
+from keras_pg.extras import installation
+from keras_pg.files import replacing
 
 # Of more pictures a second than this GIFs become large, and viewers slow them down.
 _MOST_PICTURES_A_SECOND = 25
@@ -66,7 +67,7 @@ def filmed(env, episodes):
             )
         yield _Camera(env, episodes)
     except gymnasium.error.DependencyNotInstalled as error:
-        raise ImportError(f"{error} Or: pip install 'keras_pg[video]'.") from error
+        raise ImportError(f"{error} Or: {installation('video')}.") from error
     finally:
         if ours:
             env.close()
@@ -113,18 +114,17 @@ class _Camera(gymnasium.Wrapper):
         self.pictures.append(self._image.fromarray(picture).quantize(dither=0))
 
     def write(self, path):
-        """Writes the pictures, under a temporary name first."""
+        """Writes the pictures to a file; an `OSError` names it if that fails."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         # In units of 10 ms, as GIF has them.
         durations = [max(20, 10 * round(100 * self._seconds))] * len(self.pictures)
         durations[-1] = 1000 * _LAST_PICTURE_SECONDS
-        self.pictures[0].save(
-            temporary,
-            format="GIF",
-            save_all=True,
-            append_images=self.pictures[1:],
-            duration=durations,
-            loop=0,
-        )
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            self.pictures[0].save(
+                temporary,
+                format="GIF",
+                save_all=True,
+                append_images=self.pictures[1:],
+                duration=durations,
+                loop=0,
+            )

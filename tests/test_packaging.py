@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import zipfile
@@ -13,12 +14,19 @@ import zipfile
 import pytest
 from packaging.requirements import Requirement
 
+import keras_pg_cli
+from keras_pg import extras
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 # Arrows point down: a module may import those of later layers only.
 LAYERS = [
     {"__main__"},
-    {"cli"},
+    {"cli.train"},
+    {"cli.evaluate", "cli.export", "cli.verify", "cli.serve"},
+    {"cli.agents"},
+    {"cli.environments", "cli.evaluations", "cli.run_directory"},
+    {"cli.__init__"},
     {"serving.__init__", "serving.command"},
     {"serving.config", "serving.server"},
     {"serving.http_protocol", "serving.rest"},
@@ -48,12 +56,16 @@ LAYERS = [
     {"advantages", "distributions"},
     {"returns", "normalization"},
     {"encoders", "losses", "randomness", "trust_region"},
-    {"spaces", "versions", "_version", "hyperparameters", "remote", "replay"},
+    {"provenance", "spaces", "versions", "hyperparameters", "remote", "replay"},
+    {"_version", "extras", "files"},
 ]
 MATHS = {
     *("advantages", "distributions", "losses", "normalization"),
     *("randomness", "returns", "trust_region"),
 }
+
+
+OURS = {"keras_pg", "keras_pg_cli"}
 
 
 def modules():
@@ -111,11 +123,109 @@ def test_the_wheel_holds_the_package_and_its_type_marker_only(tmp_path):
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0].split("-")[0] for name in names} == {"keras_pg"}
+    tops = {name.split("/")[0].split("-")[0] for name in names}
+    assert tops == {"keras_pg", "keras_pg_cli.py"}
     assert "keras_pg/py.typed" in names
-    assert sorted(n for n in names if n.endswith(".py")) == [
-        str(path.relative_to(ROOT)) for _, path in sorted(modules(), key=lambda item: str(item[1]))
+    assert sorted(n for n in names if n.endswith(".py")) == sorted(
+        ["keras_pg_cli.py", *(str(path.relative_to(ROOT)) for _, path in modules())]
+    )
+    entry = next(name for name in names if name.endswith("entry_points.txt"))
+    assert b"keras-pg = keras_pg_cli:main" in zipfile.ZipFile(wheel).read(entry)
+
+
+def test_the_command_line_starts_from_the_standard_library_alone():
+    assert packages_imported_with(ROOT / "keras_pg_cli.py") <= sys.stdlib_module_names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["train", "--help"], ["serve", "--help"], ["train"]]
+)
+def test_help_the_version_and_wrong_arguments_import_nothing_of_tensorflow(arguments):
+    program = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print(sorted(sys.modules), file=sys.stderr))\n"
+        "import keras_pg_cli\n"
+        "keras_pg_cli.main()\n"
+    )
+    command = [sys.executable, "-c", program, *arguments]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == (2 if arguments == ["train"] else 0)
+    imported = set(ast.literal_eval(result.stderr.splitlines()[-1]))
+    assert "keras_pg_cli" in imported
+    assert not imported & {"tensorflow", "keras", "keras_pg", "numpy", "gymnasium", "matplotlib"}
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Runs `keras-pg` in a process of its own."""
+
+    def run(*arguments, module="keras_pg_cli", **variables):
+        environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+        environment |= {"PYTHONPATH": str(ROOT), **variables}
+        command = [sys.executable, "-m", module, *arguments]
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+
+    return run
+
+
+@pytest.mark.slow
+def test_tensorflow_logs_nothing_in_a_command_unless_asked_to(command):
+    arguments = ["train", "CartPole-v1", "--algorithm", "a2c", "--total-timesteps", "40"]
+    result = command(*arguments, "--output", "run", "--export", "policies")
+    assert result.stderr == "Agent after 40 steps: run/agent.keras\n"
+    assert result.returncode == 0 and "verified" in result.stdout
+    said = "keras-pg evaluate: There is no agent.keras in ."
+    for module in ("keras_pg_cli", "keras_pg"):
+        quiet = command("evaluate", ".", "CartPole-v1", module=module)
+        assert quiet.returncode == 2 and quiet.stderr.startswith(said)
+    loud = command("evaluate", ".", "CartPole-v1", TF_CPP_MIN_LOG_LEVEL="0")
+    assert loud.returncode == 2 and "oneDNN" in loud.stderr and said in loud.stderr
+
+
+def test_only_chatter_is_taken_out_of_what_tensorflow_logs(capfd):
+    chatter = [
+        "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
+        "I0000 00:00:1.2    7 port.cc:153] oneDNN custom operations are on.",
+        "2024-01-01 00:00:00.1: I tensorflow/core/util/port.cc:113] oneDNN custom operations",
+        "To enable the following instructions: AVX2 FMA, in other operations, rebuild TensorFlow",
+        "E0000 00:00:1.2    7 cuda_platform.cc:52] failed call to cuInit: INTERNAL: CUDA error: "
+        "Failed call to cuInit: UNKNOWN ERROR (303)",
     ]
+    errors = [
+        "E0000 00:00:1.2    7 cuda_platform.cc:52] failed call to cuInit: CUDA_ERROR_OUT_OF_MEMORY",
+        "F0000 00:00:1.2    7 cpu.cc:1] The TensorFlow library was compiled to use AVX",
+        "Traceback (most recent call last):",
+    ]
+    with pytest.raises(KeyError), keras_pg_cli._without_chatter():
+        for line in [*chatter, *errors]:
+            os.write(2, f"{line}\n".encode())
+        raise KeyError
+    assert capfd.readouterr().err.splitlines() == errors
+
+
+@pytest.mark.slow
+def test_another_backend_is_refused_by_a_command_in_a_sentence(command):
+    result = command("verify", "nowhere", KERAS_BACKEND="numpy")
+    said = 'keras-pg verify: keras_pg needs the TensorFlow backend of Keras, found "numpy"'
+    assert result.returncode == 2 and said in result.stderr
+
+
+def test_what_is_said_of_installing_works_from_a_clone():
+    """The package is on no index, so its name is nothing that pip finds."""
+    said_otherwise = re.compile(r"""keras_pg\[|pip install ["']?keras_pg""")
+    texts = [ROOT / "README.md", ROOT / "keras_pg_cli.py"]
+    for directory in ("keras_pg", "docs", "examples", "export", "benchmarks"):
+        texts += [p for end in ("py", "md", "yml") for p in (ROOT / directory).rglob(f"*.{end}")]
+    for path in texts:
+        assert not said_otherwise.search(path.read_text()), path
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    for extra in setup["options.extras_require"]:
+        said = extras.installation(extra)
+        assert f'pip install ".[{extra}]"' in said and "clone" in said
 
 
 @pytest.mark.slow
@@ -168,7 +278,7 @@ def test_what_is_imported_with_a_module_is_required():
     listed = {path: serve if "serving" in name else core for name, path in modules()}
     listed |= {path: test for path in (ROOT / "tests").rglob("*.py")}
     for path, requirements in listed.items():
-        for package in packages_imported_with(path) & distributions.keys() - {"keras_pg"}:
+        for package in packages_imported_with(path) & distributions.keys() - OURS:
             names = {name.lower().replace("_", "-") for name in distributions[package]}
             assert names & requirements, f"{path} imports {package}"
 

@@ -19,7 +19,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 import keras_pg
 from environments import perturb, perturbed_agent
-from keras_pg import replay, saved_model, spaces, versions
+from keras_pg import provenance, replay, saved_model, spaces, versions
 from keras_pg.spaces import by_name, without_mask
 from policies import (
     ALGORITHMS,
@@ -361,11 +361,7 @@ def test_the_description_names_spaces_training_and_versions(name, exported):
         "iterations": 2,
         "env_steps": 4096,
         "evaluation": None,
-        "versions": {
-            "keras_pg": keras_pg.__version__,
-            "keras": keras.__version__,
-            "tensorflow": tf.__version__,
-        },
+        "versions": provenance.library_versions(),
     }
 
 

@@ -120,7 +120,7 @@ def test_a_missing_package_is_named_by_its_extra(tmp_path):
             raise gymnasium.error.DependencyNotInstalled("pygame is not installed.")
 
     env = Undrawn(gymnasium.make("CartPole-v1", render_mode="rgb_array"))
-    with pytest.raises(ImportError, match=r"pygame is not installed.*keras_pg\[video\]"):
+    with pytest.raises(ImportError, match=r"pygame is not installed.*pip install \"\.\[video\]\""):
         keras_pg.A2C(seed=0).record(env, tmp_path / "policy.gif")
 
 

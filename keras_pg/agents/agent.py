@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import pathlib
 import random
 import warnings
 
@@ -16,12 +17,14 @@ from keras_pg.agents.policy_model import Means, closing
 from keras_pg.agents.schedule import default_timesteps, schedule
 from keras_pg.callbacks import RaiseOnNonFinite, StopAfterTimesteps
 from keras_pg.encoders import has_slow_gradient, layer_losses
+from keras_pg.files import replacing
 from keras_pg.hyperparameters import (
     Hyperparameter,
     check_arguments,
     check_count,
     check_flag,
     check_range,
+    check_seed,
     checks_arguments,
 )
 from keras_pg.monitoring import CallbackList
@@ -68,7 +71,8 @@ class Agent(NativeTraining):
             (An `Actor` or `Critic` that is passed in normalizes and squashes as it was made to.)
         seed: seeds the initial weights of the default networks, environments, action noise and
             shuffling; None draws one from Python's generator, which `keras.utils.set_random_seed`
-            seeds. Encoders that are passed in have the weights they were made with.
+            seeds. An integer from 0 to 2⁶². Encoders that are passed in have the weights they were
+            made with.
     """
 
     # Rollouts are of one whole episode in each environment, of at most `num_steps` steps.
@@ -118,7 +122,7 @@ class Agent(NativeTraining):
         self.normalize_observations = check_flag("normalize_observations", normalize_observations)
         self.normalize_rewards = check_flag("normalize_rewards", normalize_rewards)
         self.squash_actions = check_flag("squash_actions", squash_actions)
-        self.seed = random.randrange(2**31) if seed is None else check_count("seed", seed, least=0)
+        self.seed = random.randrange(2**31) if seed is None else check_seed("seed", seed)
         # Wrapped, because Keras would track and save encoders that become parts of the networks.
         self._given_networks = lambda: (actor, critic)
         self.critic_optimizer = None
@@ -316,18 +320,26 @@ class Agent(NativeTraining):
         finally:
             self.built = self.actor is not None
 
-    def save(self, filepath, *arguments, **keyword_arguments):
-        """`keras.Model.save`.
+    def save(self, filepath, overwrite=True, zipped=None):
+        """`keras.Model.save`; a file that is on this machine is written whole or not at all.
 
         Raises:
             ValueError: networks with weights were passed in, and the agent has not been built yet.
+            OSError: the file could not be written; the error names it. What was there before is
+                still there.
         """
         if self.actor is None and any(n is not None and n.weights for n in self._given_networks()):
             raise ValueError(
                 "The weights of the networks you passed in would not be saved, since the agent has "
                 "not been built with them yet: call `fit`, or `build` with the spaces."
             )
-        return super().save(filepath, *arguments, **keyword_arguments)
+        path = pathlib.Path(filepath)
+        known = zipped is False or path.suffix in (".keras", ".h5", ".hdf5")
+        if not (known and path.parent.is_dir()) or (path.exists() and not overwrite):
+            # Not on this machine, or Keras has something to say or to ask.
+            return super().save(filepath, overwrite, zipped)
+        with replacing(path) as temporary:
+            return super().save(temporary, overwrite, zipped)
 
     # ------------------------------------------------------------------------------- training
 

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from keras_pg import envs, randomness, saved_model, spaces, video
-from keras_pg.hyperparameters import check_count
+from keras_pg.hyperparameters import check_count, check_seed
 from keras_pg.networks import Critic
 from keras_pg.progress import with_progress_bar
 from keras_pg.rollouts import collector_for, make_vector_env
@@ -98,8 +98,8 @@ class PolicyModel(keras.Model):
             num_envs: copies of an id or factory; default 8, or `episodes` if that is fewer.
             vectorization: "sync" or "async".
             deterministic: act by the mode of the policy, otherwise sample.
-            seed: environment i starts from `seed + i`; default derived from the agent's seed, and
-                not the one training started from.
+            seed: environment i starts from `seed + i`, an integer from 0 to 2⁶²; default derived
+                from the agent's seed, and not the one training started from.
             return_episodes: return what each episode was, too: "episode_returns" float32 [E] and
                 "episode_lengths" int32 [E], ordered by environment, and their standard deviations
                 (of the E episodes, divided by E) "episode_return_std" and "episode_length_std".
@@ -147,7 +147,7 @@ class PolicyModel(keras.Model):
 
     def _evaluation_seed(self, seed):
         """The seed that was given, or else one that training does not start from."""
-        return self.seed + 2_000_000 if seed is None else seed
+        return self.seed + 2_000_000 if seed is None else check_seed("seed", seed)
 
     def _policy_digest(self):
         weights = b"".join(weight.tobytes() for weight in self.actor.get_weights())
@@ -215,7 +215,7 @@ class PolicyModel(keras.Model):
             ValueError: the path is not one of a GIF, the environment draws no pictures, or its
                 spaces are not those of the agent.
             TypeError: `env` is none of these.
-            ImportError: what the environment draws with is not installed (`keras_pg[video]`).
+            ImportError: what the environment draws with is not installed (extra `video`).
             RuntimeError: there would be more than 5,000 pictures.
 
         Example:
@@ -367,7 +367,7 @@ class PolicyModel(keras.Model):
         Args:
             path: base directory; `path/1`, `path/2`, … are its versions.
             format: "saved_model" for TensorFlow Serving, "litert" for devices, "onnx" for ONNX
-                runtimes (extra `keras_pg[onnx]`).
+                runtimes (extra `onnx`).
             value: include the critic, as signature `value`.
             labels: names for this version, such as "stable"; `path/labels.json` holds them.
             keep: remove all but this many of the newest versions, and those that have a label.

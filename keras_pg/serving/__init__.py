@@ -1,1 +1,1 @@
-"""A local stand-in for TensorFlow Serving, run by `keras-pg serve`; extra `keras_pg[serve]`."""
+"""A local stand-in for TensorFlow Serving, run by `keras-pg serve`; extra `serve`."""

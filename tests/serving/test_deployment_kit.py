@@ -106,7 +106,7 @@ def test_flags_are_known(path):
         flags = document["services"]["serving"]["command"]
     else:
         flags = document["spec"]["template"]["spec"]["containers"][0]["args"]
-    cli._parser().parse_args(["serve", *flags])
+    cli.parser().parse_args(["serve", *flags])
 
 
 @pytest.mark.parametrize("directory", ["config", "kubernetes"])
@@ -335,7 +335,7 @@ def test_every_command_of_readme_runs(exported, tmp_path, monkeypatch):
             if command.startswith("keras-pg serve"):
                 flags = [*command.split()[1:], f"--port={ports['8500']}"]
                 flags.append(f"--rest_api_port={ports['8501']}")
-                options = cli._parser().parse_args(flags)
+                options = cli.parser().parse_args(flags)
                 server = stack.enter_context(serve_command.make_server(options))
                 continue
             outputs[command] = in_this_process(command, monkeypatch)

@@ -155,17 +155,17 @@ def test_a_flag_that_is_true_or_false_leaves_the_base_path_alone():
         (["--enable_model_warmup=false", "--enable_batching=false"], (False, False)),
     ):
         for arguments in ([*flags, "base"], ["base", *flags]):
-            options = cli._parser().parse_args(["serve", *arguments])
+            options = cli.parser().parse_args(["serve", *arguments])
             assert options.base == "base"
             assert (options.enable_batching, options.enable_model_warmup) == expected
     with pytest.raises(SystemExit):
-        cli._parser().parse_args(["serve", "base", "--enable_batching=maybe"])
+        cli.parser().parse_args(["serve", "base", "--enable_batching=maybe"])
 
 
 def test_every_flag_is_documented():
     from keras_pg import cli
 
-    (commands,) = cli._parser()._subparsers._group_actions
+    (commands,) = cli.parser()._subparsers._group_actions
     flags = {flag.partition("=")[0] for flag in commands.choices["serve"]._option_string_actions}
     text = (ROOT / "docs" / "serving.md").read_text()
     documented = {
