@@ -1,5 +1,6 @@
 """The progress of `fit` and `evaluate` on the screen, or in a log."""
 
+import logging
 import math
 import shutil
 import sys
@@ -7,7 +8,8 @@ import time
 from collections.abc import Mapping
 
 import keras
-from absl import logging
+
+logger = logging.getLogger("keras_pg")
 
 # The first that fit into a line are shown; those that are not named here come last.
 _ORDER = (
@@ -158,4 +160,4 @@ def _write(text):
         sys.stdout.write(text)
         sys.stdout.flush()
     elif text.strip():
-        logging.info(text.strip())
+        logger.info(text.strip())

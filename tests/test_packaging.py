@@ -43,6 +43,8 @@ LAYERS = [
     {"agents.agent"},
     {"agents.native_training", "agents.schedule"},
     {"agents.policy_model"},
+    {"monitoring"},
+    {"progress"},
     {"saved_model", "callbacks", "diagnostics", "video", "wrappers"},
     {"rollouts.__init__", "rollouts.evaluation", "rollouts.dataset", "rollouts.minibatches"},
     {"rollouts.acting", "rollouts.native_env", "rollouts.vector_env"},

@@ -89,7 +89,7 @@ def test_evaluation_is_one_line(capsys):
 def test_without_interactive_logging_lines_go_to_the_log(caplog):
     keras.config.disable_interactive_logging()
     try:
-        with caplog.at_level("INFO"):
+        with caplog.at_level("INFO", logger="keras_pg"):
             assert printed(io.StringIO()) == ""
     finally:
         keras.config.enable_interactive_logging()
