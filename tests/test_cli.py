@@ -117,7 +117,7 @@ def test_verify_fails_on_a_policy_that_differs(trained, capsys):
         (["evaluate", "a.keras", "CartPol-v1"], "The nearest are CartPole-v1"),
         (["train", "CartPole-v1", "--set", "clip_ratio=-1"], "clip_ratio must be a number in"),
         (["train", "CartPole-v1", "--set", "gama=1"], "did you mean 'gamma'? It has advantage, "),
-        (["train", "CartPole-v1", "--set", "qqqq=1"], "PPO has no such hyperparameter. It has adv"),
+        (["train", "CartPole-v1", "--set", "qqqq=1"], "qqqq: PPO has no such hyperparameter. It"),
         (["train", "CartPole-v1", "--set", "seed=1"], "there is a flag for it, --seed"),
         (
             ["train", "CartPole-v1", "--algorithm", "npg", "--set", "clip_ratio=1"],
