@@ -138,7 +138,7 @@ class Models:
             RequestError: there is none such.
         """
         served = self._served.get(name, _Served())
-        if label:
+        if label is not None:
             if label not in served.labels:
                 raise invalid(f"Unrecognized servable version label: {label}")
             version = served.labels[label]

@@ -134,10 +134,15 @@ class Server:
         with (
             concurrent.futures.ThreadPoolExecutor(self._max_connections, "grpc") as grpc_pool,
             concurrent.futures.ThreadPoolExecutor(self._num_threads, "rest") as rest_pool,
+            concurrent.futures.ThreadPoolExecutor(1, "rest-large") as large_pool,
         ):
             try:
                 grpc_server = None if self.port is None else self._start_grpc(grpc_pool)
-                rest = None if self.rest_api_port is None else await self._start_rest(rest_pool)
+                rest = (
+                    None
+                    if self.rest_api_port is None
+                    else await self._start_rest(rest_pool, large_pool)
+                )
             except BaseException as error:
                 started.set_exception(error)
                 return
@@ -175,7 +180,7 @@ class Server:
         server.start()
         return server
 
-    async def _start_rest(self, pool):
+    async def _start_rest(self, pool, large_pool):
         try:
             listener = socket.create_server((self.host, self.rest_api_port))
         except OSError as error:
@@ -188,6 +193,7 @@ class Server:
             self.models,
             self._metrics,
             pool,
+            large_pool,
             max_body_bytes=self._max_message_bytes,
             **self._application,
         )
