@@ -133,6 +133,8 @@ def _parser():
     serve.add_argument("--file_system_poll_wait_seconds", type=float, default=1, metavar="S")
     serve.add_argument("--max_num_load_retries", type=int, default=5, metavar="N")
     serve.add_argument("--load_retry_interval_micros", type=int, default=60_000_000, metavar="US")
+    # 32 MiB, `keras_pg.serving.server.MAX_REQUEST_BYTES`, which is not imported for other commands.
+    serve.add_argument("--max_request_bytes", type=int, default=2**25, metavar="BYTES")
     serve.add_argument("--batching_parameters_file", metavar="FILE")
     serve.add_argument("--monitoring_config_file", metavar="FILE")
     for flag, default in (

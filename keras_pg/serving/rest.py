@@ -11,6 +11,7 @@ from tensorflow_serving.apis import get_model_metadata_pb2
 
 from keras_pg.serving import json_documents, json_tensors, services
 from keras_pg.serving.compression import uncompress
+from keras_pg.serving.services import LARGE
 from keras_pg.serving.status import RequestError, invalid
 
 PREFIX = re.compile(r"/v1/", re.IGNORECASE)
@@ -30,7 +31,6 @@ _CHARACTER = r"[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2}"
 _TARGET = re.compile(rf"(?:{_CHARACTER})*(?:\?(?:{_CHARACTER}|\?)*)?")
 _METHODS = ("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH")
 JSON = "application/json"
-LARGE = 2**20  # bytes of a body that is answered after other large ones, and not beside them
 _log = logging.getLogger(__name__)
 _TOO_LARGE, _GONE = object(), object()
 

@@ -23,6 +23,7 @@ from keras_pg.serving.models import from_config
 from keras_pg.serving.status import RequestError, invalid
 
 MAX_MESSAGE_BYTES = 1024
+LARGE = 2**20  # bytes of a request that is answered after other large ones, and not beside them
 _VERBS = {f"tensorflow/serving/{verb}": verb for verb in ("classify", "regress")}
 _log = logging.getLogger(__name__)
 
@@ -83,15 +84,22 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         models: `Models`.
         metrics: `Metrics`.
         num_threads: predictions at once.
+        large_executor: where messages of more than `LARGE` bytes are answered.
     """
 
-    def __init__(self, models, metrics, num_threads):
+    def __init__(self, models, metrics, num_threads, large_executor):
         self._models = models
         self._metrics = metrics
         self._slots = threading.BoundedSemaphore(num_threads)
+        self._large_executor = large_executor
 
     @_call
     def Predict(self, request):
+        if request.ByteSize() <= LARGE:
+            return self._predict(request)
+        return self._large_executor.submit(self._predict, request).result()
+
+    def _predict(self, request):
         spec = _spec(request)
         with self._slots, self._metrics.request(spec.name, "GRPC", "Predict"):
             version, servable = self._models.find(*_wanted(spec))
