@@ -225,6 +225,13 @@ def _add_serve(commands):
         metavar="US",
         help="between two of them",
     )
+    serve.add_argument(
+        "--max_request_bytes",
+        type=count,
+        default=2**25,  # `keras_pg.serving.server.MAX_REQUEST_BYTES`, which is not imported here
+        metavar="BYTES",
+        help="of the body of a request; larger ones are refused",
+    )
     serve.add_argument("--batching_parameters_file", metavar="FILE", help="for --enable_batching")
     serve.add_argument("--monitoring_config_file", metavar="FILE", help="path of the metrics")
     for flag, default in (

@@ -5,7 +5,8 @@ version is written under a temporary name and renamed once, so a server sees all
 
     saved_model.pb, variables/    the policy (format "saved_model")
     policy.tflite                 the policy (format "litert")
-    policy.onnx                   the policy (format "onnx"), signature serving_default only
+    policy.onnx                   the policy (format "onnx"), signature serving_default only; its
+                                  metadata are what policy.json holds
     assets.extra/
         golden.npz                    observations and the agent's actions, for `verify`
         policy.json                   spaces, algorithm, training steps, what `evaluate` last said
@@ -154,8 +155,9 @@ def _check_format(base, format):
 
 
 def _write(agent, directory, format, value):
+    description = _description(agent)
     if format == "onnx":
-        _write_onnx(agent, directory / "policy.onnx")
+        _write_onnx(agent, directory / "policy.onnx", description)
     else:
         module = _Policy(agent, value)
         if format == "saved_model":
@@ -175,7 +177,7 @@ def _write(agent, directory, format, value):
     golden = {f"output_{name}": values for name, values in outputs.items()}
     inputs = spaces.by_name(observations)
     np.savez(directory / replay.GOLDEN, **inputs, **golden)
-    (directory / versions.DESCRIPTION).write_text(json.dumps(_description(agent), indent=2) + "\n")
+    (directory / versions.DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
     columns = {name: array[:2].tolist() for name, array in inputs.items()}
     rows = [dict(zip(columns, row)) for row in zip(*columns.values())]
     if len(columns) == 1:  # which both forms leave unnamed
@@ -289,12 +291,23 @@ class _Serving(keras.Model):
         return self.agent.described_actions(observations)
 
 
-def _write_onnx(agent, path):
+def _write_onnx(agent, path, description):
+    """Writes `serving_default`; texts of the description as they are, all else as JSON."""
+    import onnx  # comes with tf2onnx
+
     signature = tf.nest.map_structure(
         lambda spec: keras.InputSpec(spec.dtype.name, spec.shape, name=spec.name),
         spaces.observation_specs(agent.actor.observation_space),
     )
     _Serving(agent).export(str(path), "onnx", input_signature=[signature], verbose=False)
+    model = onnx.load(path)
+    model.producer_name, model.producer_version = "keras_pg", __version__
+    properties = {k: v if isinstance(v, str) else json.dumps(v) for k, v in description.items()}
+    onnx.helper.set_model_props(model, properties)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
 
 
 def _require_onnx():

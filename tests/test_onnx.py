@@ -1,13 +1,16 @@
 """Policies in ONNX's runtime."""
 
 import importlib.util
+import json
 import os
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
-from keras_pg import replay, saved_model
+import keras_pg
+from keras_pg import replay, saved_model, spaces
 from keras_pg.spaces import by_name
 from policies import POLICIES, raw_observations, rows, some_slow
 
@@ -29,6 +32,36 @@ def test_onnx_acts_as_the_agent_does(name, exported):
             values = np.concatenate(parts)
             assert values.dtype == expected[output].dtype
             np.testing.assert_allclose(values, expected[output], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", some_slow(POLICIES, "clipped", "masked"))
+def test_the_batch_dimension_has_a_name(name, exported):
+    agent, version = exported(name, "onnx")
+    session = onnxruntime.InferenceSession(str(version / "policy.onnx"))
+    shapes = {value.name: value.shape for value in session.get_inputs()}
+    observations = raw_observations(agent.actor.observation_space, 3)
+    assert shapes == {k: ["batch", *v.shape[1:]] for k, v in by_name(observations).items()}
+    for output in session.get_outputs():
+        assert output.shape[0] == "batch"
+        assert "batch" not in output.shape[1:]
+
+
+def test_the_file_says_what_it_is_and_who_made_it(exported):
+    agent, version = exported("clipped", "onnx")
+    model = onnx.load(version / "policy.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert (model.producer_name, model.producer_version) == ("keras_pg", keras_pg.__version__)
+    session = onnxruntime.InferenceSession(str(version / "policy.onnx"))
+    metadata = session.get_modelmeta().custom_metadata_map
+    description = json.loads((version / "assets.extra" / "policy.json").read_text())
+    assert metadata["algorithm"] == description.pop("algorithm") == type(agent).__name__
+    commit = description.pop("git_commit")
+    assert metadata["git_commit"] == (commit or "null")
+    for name, value in description.items():
+        assert json.loads(metadata[name]) == value
+    assert json.loads(metadata["versions"])["keras_pg"] == keras_pg.__version__
+    space = spaces.to_config(agent.actor.observation_space)
+    assert json.loads(metadata["observation_space"]) == space
 
 
 def test_golden_observations_are_replayed_in_onnx(exported):

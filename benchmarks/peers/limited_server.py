@@ -1,4 +1,4 @@
-"""What `keras-pg serve` runs, with two limits for which it has no flags.
+"""What `keras-pg serve` runs, with two limits, of which one has no flag.
 
 python limited_server.py CONFIG GRPC_PORT REST_PORT MAX_MESSAGE_BYTES REQUEST_SECONDS
 """
@@ -20,7 +20,7 @@ def main():
         port=grpc_port,
         rest_api_port=rest_port,
         metrics_path="/metrics",
-        max_message_bytes=size,
+        max_request_bytes=size,
         request_seconds=seconds,
     )
     with server:

@@ -1,8 +1,10 @@
 """`keras-pg serve`: from its flags, which are TensorFlow Serving's, to a server."""
 
+import gc
 import pathlib
 import time
 
+from keras_pg.hyperparameters import check_count
 from keras_pg.serving import config
 from keras_pg.serving.batching import BatchingParameters
 from keras_pg.serving.models import Model, Models, newest_and_labelled
@@ -13,9 +15,11 @@ def make_server(options):
     """The `Server` of parsed flags, not yet started.
 
     Raises:
-        ValueError: neither or both of a base path and a configuration file, or a file that is none.
+        ValueError: neither or both of a base path and a configuration file, a file that is none,
+            or a version in the place of a base path.
         OSError: a file cannot be read, or a port is taken.
     """
+    check_count("--max_request_bytes", options.max_request_bytes)
     read_models = _model_source(options)
     batching = None
     if options.enable_batching:
@@ -30,6 +34,9 @@ def make_server(options):
         warm_up=options.enable_model_warmup,
         batching=batching,
     )
+    # Bodies become many objects for a short time. That makes Python look for garbage, among all
+    # that has been imported too, which takes most of their time: this leaves it out.
+    gc.freeze()
     monitoring = options.monitoring_config_file
     return Server(
         models,
@@ -42,6 +49,7 @@ def make_server(options):
         # A request that waits for its batch keeps a thread.
         num_threads=8 if batching is None else 64,
         cors=options.rest_api_enable_cors_support,
+        max_request_bytes=options.max_request_bytes,
     )
 
 

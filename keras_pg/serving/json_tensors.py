@@ -7,18 +7,16 @@ Rows (`{"instances": [...]}` → `{"predictions": [...]}`) or columns (`{"inputs
 import base64
 import binascii
 import json
-import re
 
 import numpy as np
-import rapidjson  # TensorFlow Serving's own parser: the same language, the same error messages
 from grpc import StatusCode
 from tensorflow import dtypes
 
-from keras_pg.serving.protobuf_tensors import type_name
+from keras_pg.serving import protobuf_tensors
+from keras_pg.serving.json_documents import LargeArray, is_array, to_text, type_name
 from keras_pg.serving.status import RequestError, invalid
 
-MAX_NESTING = 64
-MAX_TEXT = 4096  # characters of a document in an error message
+WRITTEN_AT_ONCE = 2**14  # values
 _FLOATS = ("float32", "float64")
 
 
@@ -34,120 +32,6 @@ _ACCEPTS = {
     "uint64": _integers(0, 2**64 - 1),
     "bool": lambda leaf: type(leaf) is bool,
 }
-# Possessive, or the states to come back to would take a hundred times the body's size.
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
-
-
-# ------------------------------------------------------------------------------------- documents
-
-
-class _Decoder(rapidjson.Decoder):
-    """Objects as dictionaries in which the first of equal keys wins."""
-
-    def start_object(self):
-        return []
-
-    def end_object(self, pairs):
-        members = {}
-        for key, value in pairs:
-            members.setdefault(key, value)
-        return members
-
-
-_decode = _Decoder(number_mode=rapidjson.NM_NAN | rapidjson.NM_NATIVE)
-
-
-def parse(body):
-    """The JSON object of a request's body, which is bytes; what follows the object is ignored.
-
-    Raises:
-        RequestError: it is not JSON, not an object, or nested deeper than `MAX_NESTING`.
-    """
-    if not body:
-        raise invalid("JSON Parse error: The document is empty")
-    _check_nesting(body)
-    try:
-        document = _load(body)
-    except UnicodeDecodeError as error:
-        raise invalid(
-            f"JSON Parse error: Invalid encoding in string. at offset: {error.start}"
-        ) from None
-    except rapidjson.JSONDecodeError as error:
-        offset, reason = re.fullmatch(
-            r"Parse error at offset (\d+): (.*)", str(error), re.DOTALL
-        ).groups()
-        raise invalid(f"JSON Parse error: {reason} at offset: {offset}") from None
-    if not isinstance(document, dict):
-        raise invalid(f"JSON Value: {_text(document)} Is not object")
-    return document
-
-
-def _load(body):
-    try:
-        return _decode(body)
-    except rapidjson.JSONDecodeError as error:
-        after = re.match(r"Parse error at offset (\d+): The document root must not", str(error))
-        if after is None:
-            raise
-        return _decode(body[: int(after[1])])
-
-
-def _check_nesting(body):
-    # The parser recurses on the C stack, so depth is looked at before; brackets seldom are many.
-    if body.count(b"[") + body.count(b"{") <= MAX_NESTING:
-        return
-    characters = np.frombuffer(_STRING.sub(b"", body), np.uint8)
-    opening = np.isin(characters, np.frombuffer(b"[{", np.uint8)).astype(np.int64)
-    closing = np.isin(characters, np.frombuffer(b"]}", np.uint8))
-    if np.max(np.cumsum(opening - closing), initial=0) > MAX_NESTING:
-        raise invalid(f"JSON Parse error: nested deeper than {MAX_NESTING} levels")
-
-
-def signature_name(document):
-    """The signature that a request asks for."""
-    name = document.get("signature_name", "")
-    if not isinstance(name, str):
-        raise invalid(
-            f"JSON Value: {_text(document)} not formatted correctly. 'signature_name' key must be "
-            "a string value."
-        )
-    return name
-
-
-def _text(value):
-    """A JSON value for an error message: objects over several lines, lists on one."""
-    text = ""
-    for piece in _pieces(value, 0):
-        text += piece
-        if len(text) > MAX_TEXT:
-            return text[:MAX_TEXT] + "...TRUNCATED"
-    return text
-
-
-def _pieces(value, indent):
-    if isinstance(value, dict) and value:
-        opening = "{\n"
-        for key, member in value.items():
-            yield f"{opening}{' ' * (indent + 4)}{json.dumps(key)}: "
-            yield from _pieces(member, indent + 4)
-            opening = ",\n"
-        yield "\n" + " " * indent + "}"
-    elif isinstance(value, list) and value:
-        opening = "["
-        for member in value:
-            yield opening
-            yield from _pieces(member, indent)
-            opening = ", "
-        yield "]"
-    else:
-        yield json.dumps(value[:MAX_TEXT] if isinstance(value, str) else value, ensure_ascii=False)
-
-
-def _type(value):
-    if isinstance(value, bool):
-        return "True" if value else "False"
-    names = {dict: "Object", list: "Array", str: "String", type(None): "Null"}
-    return names.get(type(value), "Number")
 
 
 # --------------------------------------------------------------------------------------- reading
@@ -157,7 +41,7 @@ def read_inputs(document, inputs):
     """The tensors of a predict request.
 
     Args:
-        document: what `parse` gave.
+        document: what `json_documents.parse` gave.
         inputs: {name: `TensorInfo`} of the signature.
 
     Returns:
@@ -168,17 +52,17 @@ def read_inputs(document, inputs):
     """
     if "instances" in document and "inputs" in document:
         raise invalid(
-            f"JSON Value: {_text(document)} Not formatted correctly expecting only one of 'inputs' "
-            "or 'instances' keys to exist "
+            f"JSON Value: {to_text(document)} Not formatted correctly expecting only one of "
+            "'inputs' or 'instances' keys to exist "
         )
     if "instances" in document:
         instances = document["instances"]
-        if not isinstance(instances, list):
+        if not is_array(instances):
             raise invalid(
-                f"JSON Value: {_text(document)} Expecting 'instances' to be an list/array"
+                f"JSON Value: {to_text(document)} Expecting 'instances' to be an list/array"
             )
-        if not instances:
-            raise invalid(f"JSON Value: {_text(document)} No values in 'instances' array")
+        if not len(instances):
+            raise invalid(f"JSON Value: {to_text(document)} No values in 'instances' array")
         return _read_rows(instances, inputs), True
     if "inputs" in document:
         return _read_columns(document["inputs"], inputs), False
@@ -201,41 +85,62 @@ def _read_columns(value, inputs):
 
 
 def _read_rows(instances, inputs):
-    if not isinstance(instances[0], dict) and len(inputs) > 1:
+    first = instances[0]
+    if not isinstance(first, dict) and len(inputs) > 1:
         raise invalid(
             "instances is a plain list, but expecting list of objects as multiple input tensors "
             "required as per tensorinfo_map"
         )
-    arrays = _read_fitting_rows(instances, inputs)
-    if arrays is None:
-        # Which row does not fit, and why? Most are passed over many at a time.
-        start, step = 0, 1024
-        while _read_fitting_rows([instances[0], *instances[start : start + step]], inputs):
-            start += step
-        _check_rows(instances, inputs, start)
-    return arrays
+    named, parts = _is_named(first), []
+    for rows in _pieces(instances, len(instances)):
+        part = _read_fitting_rows(rows, inputs, named)
+        if part is None or (parts and _row_shapes(part) != _row_shapes(parts[0])):
+            _find_misfit(instances, inputs, named)
+        parts.append(part)
+    return {name: _joined([part[name] for part in parts]) for name in inputs}
 
 
-def _read_fitting_rows(instances, inputs):
+def _pieces(value, size):
+    """The items of an array as lists, of at most so many where the array is a list itself."""
+    if isinstance(value, LargeArray):
+        return value.pieces()
+    return (value[start : start + size] for start in range(0, len(value), size))
+
+
+def _row_shapes(arrays):
+    return {name: array.shape[1:] for name, array in arrays.items()}
+
+
+def _joined(arrays):
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _read_fitting_rows(rows, inputs, named):
     """{name: array} if all rows fit, or else None."""
     try:
-        if not _is_named(instances[0]):
-            return {name: _array(instances, info.dtype) for name, info in inputs.items()}
-        if any(not _is_named(row) or row.keys() != inputs.keys() for row in instances):
+        if not named:
+            return {name: _array(rows, info.dtype) for name, info in inputs.items()}
+        if any(not _is_named(row) or row.keys() != inputs.keys() for row in rows):
             return None
-        return {
-            name: _array([row[name] for row in instances], info.dtype)
-            for name, info in inputs.items()
-        }
+        return {name: _array([row[name] for row in rows], i.dtype) for name, i in inputs.items()}
     except RequestError:
         return None
 
 
-def _check_rows(instances, inputs, start):
-    """Raises for the first row from `start` on that does not fit."""
-    named = _is_named(instances[0])
+def _find_misfit(instances, inputs, named):
+    """Raises for the first row that does not fit."""
+    first, start = instances[0], 0
+    for rows in _pieces(instances, 1024):  # most are passed over many at a time
+        if _read_fitting_rows([first, *rows], inputs, named) is None:
+            _check_rows(first, rows, start, inputs)
+        start += len(rows)
+
+
+def _check_rows(first_row, rows, start, inputs):
+    """Raises for the first of these rows, of which the first has number `start`, that is unfit."""
+    named = _is_named(first_row)
     first = {}
-    for i, instance in [(0, instances[0]), *enumerate(instances[start:], start)]:
+    for i, instance in [(0, first_row), *enumerate(rows, start)]:
         if named != _is_named(instance):
             expected, got = ("object", "list") if named else ("value/list", "object")
             raise invalid(f"Expecting {expected} but got {got} at item {i} of input list")
@@ -255,7 +160,7 @@ def _check_rows(instances, inputs, start):
         if items.keys() != inputs.keys():
             raise invalid(
                 f"Failed to process element: {i} of 'instances' list. JSON object: "
-                f"{_text(instance)} keys must be equal to: {','.join(sorted(inputs))}"
+                f"{to_text(instance)} keys must be equal to: {','.join(sorted(inputs))}"
             )
 
 
@@ -279,11 +184,18 @@ def _is_base64(value):
 def _array(value, dtype):
     """A value or nested lists of such as an array; all lists of a level have one length."""
     shape, first = [], value
-    while isinstance(first, list):
+    while is_array(first):
         shape.append(len(first))
-        if not first:
+        if not len(first):
             break
         first = first[0]
+    if not isinstance(value, LargeArray):
+        return _array_of_shape(value, shape, dtype)
+    # Pieces that have nothing in common but the shape of their items.
+    return _joined([_array_of_shape(p, [len(p), *shape[1:]], dtype) for p in value.pieces()])
+
+
+def _array_of_shape(value, shape, dtype):
     leaves = []
     _collect(value, shape, 0, leaves)
     data_type = dtypes.as_dtype(dtype)
@@ -295,7 +207,8 @@ def _array(value, dtype):
         if accepts is None and not isinstance(leaf, dict):
             raise RequestError(
                 StatusCode.UNIMPLEMENTED,
-                f"Conversion of JSON Value: {_text(leaf)} to type: {type_name(data_type)}",
+                f"Conversion of JSON Value: {to_text(leaf)} to type: "
+                f"{protobuf_tensors.type_name(data_type)}",
             )
         if accepts is None or not accepts(leaf):
             raise _wrong_type(leaf, data_type)
@@ -310,7 +223,7 @@ def _collect(value, shape, level, values):
     if not isinstance(value, list):
         if level != len(shape):
             raise invalid(
-                f"JSON Value: {_text(value)} found at incorrect level: {level + 1} in the JSON "
+                f"JSON Value: {to_text(value)} found at incorrect level: {level + 1} in the JSON "
                 f"DOM. Expected at level: {len(shape)}"
             )
         values.append(value)
@@ -332,7 +245,7 @@ def _collect(value, shape, level, values):
 def _to_bytes(leaf):
     if isinstance(leaf, dict):
         if not _is_base64(leaf):
-            raise invalid(f"JSON Value: {_text(leaf)} not formatted correctly for base64 data")
+            raise invalid(f"JSON Value: {to_text(leaf)} not formatted correctly for base64 data")
         return _from_base64(leaf["b64"])
     if not isinstance(leaf, str):
         raise _wrong_type(leaf, dtypes.string)
@@ -341,8 +254,8 @@ def _to_bytes(leaf):
 
 def _wrong_type(leaf, data_type):
     return invalid(
-        f"JSON Value: {_text(leaf)} Type: {_type(leaf)} is not of expected type: "
-        f"{type_name(data_type)}"
+        f"JSON Value: {to_text(leaf)} Type: {type_name(leaf)} is not of expected type: "
+        f"{protobuf_tensors.type_name(data_type)}"
     )
 
 
@@ -360,33 +273,33 @@ def check_examples(document):
         _check_example(document["context"])
     if "examples" not in document:
         raise invalid(
-            f"JSON Value: {_text(document)} When method is classify, key 'examples' is expected "
+            f"JSON Value: {to_text(document)} When method is classify, key 'examples' is expected "
             "and was not found"
         )
     examples = document["examples"]
-    if not isinstance(examples, list):
+    if not is_array(examples):
         raise invalid(
-            f"JSON Value: {_text(document)} Expecting 'examples' value to be an list/array"
+            f"JSON Value: {to_text(document)} Expecting 'examples' value to be an list/array"
         )
-    if not examples:
-        raise invalid(f"JSON Value: {_text(document)} 'examples' value is an empty array")
+    if not len(examples):
+        raise invalid(f"JSON Value: {to_text(document)} 'examples' value is an empty array")
     for example in examples:
         _check_example(example)
 
 
 def _check_example(example):
     if not isinstance(example, dict):
-        raise invalid(f"Example must be JSON object but got JSON {_type(example)}")
+        raise invalid(f"Example must be JSON object but got JSON {type_name(example)}")
     for name, feature in example.items():
         kinds = []
-        for value in feature if isinstance(feature, list) else [feature]:
+        for value in feature if is_array(feature) else [feature]:
             if (
                 value is None
-                or isinstance(value, list)
+                or is_array(value)
                 or (isinstance(value, dict) and not _is_base64(value))
             ):
                 raise invalid(
-                    f"Feature: {name} has element with unexpected JSON type: {_type(value)}"
+                    f"Feature: {name} has element with unexpected JSON type: {type_name(value)}"
                 )
             names = {bool: "int64", int: "int64", float: "float"}
             kinds.append(names.get(type(value), "bytes"))
@@ -406,6 +319,9 @@ def write_outputs(outputs, as_rows):
         outputs: {name: array}; every array needs as many rows as the others, if `as_rows`.
         as_rows: whether the request came as rows.
 
+    Returns:
+        Bytes, in pieces: as Python's objects, the rows of a large answer are written in turn.
+
     Raises:
         RequestError: JSON has no such value, or rows differ in number.
     """
@@ -421,14 +337,43 @@ def write_outputs(outputs, as_rows):
                     f"Tensor name: {name} has inconsistent batch size: {len(array)} expecting: "
                     f"{expected}"
                 )
-    columns = {name: _nested(name, array) for name, array in outputs.items()}
+        return [b'{"predictions": [', *_write_rows(outputs), b"]}"]
+    columns = [list(_write_column(name, array)) for name, array in outputs.items()]
     if len(columns) == 1:
-        [answer] = columns.values()
-    elif as_rows:
-        answer = [dict(zip(columns, row)) for row in zip(*columns.values())]
-    else:
-        answer = columns
-    return _dump({"predictions" if as_rows else "outputs": answer})
+        return [b'{"outputs": ', *columns[0], b"}"]
+    pieces, separator = [b'{"outputs": {'], b""
+    for name, column in zip(outputs, columns):
+        pieces += [separator, _dump(name), b": ", *column]
+        separator = b", "
+    return [*pieces, b"}}"]
+
+
+def _write_rows(arrays):
+    """Rows in pieces: one array's values, or of several an object each."""
+    separator = b""
+    for part in _parts(arrays):
+        columns = {name: _nested(name, array) for name, array in part.items()}
+        if len(columns) == 1:
+            [rows] = columns.values()
+        else:
+            rows = [dict(zip(columns, row)) for row in zip(*columns.values())]
+        yield separator + _dump(rows)[1:-1]
+        separator = b", "
+
+
+def _write_column(name, array):
+    if array.ndim == 0:
+        return [_dump(_nested(name, array))]
+    return [b"[", *_write_rows({name: array}), b"]"]
+
+
+def _parts(arrays):
+    """The arrays in parts of as many rows, some `WRITTEN_AT_ONCE` values each; at least one."""
+    rows = len(next(iter(arrays.values()), ()))
+    values = sum(array.size for array in arrays.values()) / max(rows, 1)
+    step = max(1, int(WRITTEN_AT_ONCE // max(values, 1)))
+    for start in range(0, max(rows, 1), step):
+        yield {name: array[start : start + step] for name, array in arrays.items()}
 
 
 def _nested(name, array):
@@ -443,7 +388,9 @@ def _nested(name, array):
         leaves = [write(v) for v in array.ravel()]
     else:
         data_type = dtypes.as_dtype(array.dtype)
-        raise invalid(f"Failed to write JSON value for tensor type: {type_name(data_type)}")
+        raise invalid(
+            f"Failed to write JSON value for tensor type: {protobuf_tensors.type_name(data_type)}"
+        )
     nested = np.empty(len(leaves), object)
     nested[:] = leaves
     return nested.reshape(array.shape).tolist()

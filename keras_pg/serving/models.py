@@ -11,6 +11,7 @@ from grpc import StatusCode
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
 from keras_pg import versions
+from keras_pg.saved_model import FORMATS
 from keras_pg.serving.servable import Servable
 from keras_pg.serving.status import RequestError, invalid
 
@@ -27,6 +28,9 @@ class Model:
         base_path: directory of the versions.
         policy: `wanted(available versions, labels) → versions`.
         labels: {label: version}; None reads `base_path/labels.json`, as `agent.export` writes it.
+
+    Raises:
+        ValueError: `base_path` holds a policy itself, and not versions of one.
     """
 
     name: str
@@ -34,8 +38,28 @@ class Model:
     policy: callable
     labels: dict | None = None
 
+    def __post_init__(self):
+        if versions.paths(self.base_path):
+            return
+        for file in FORMATS.values():
+            if (self.base_path / file).exists():
+                raise ValueError(_no_base(self.base_path, file))
+
     def current_labels(self):
         return versions.labels(self.base_path) if self.labels is None else self.labels
+
+
+def _no_base(path, file):
+    numbered = path.name.isascii() and path.name.isdigit()
+    advice = (
+        f"Give the directory above it: {path.parent}"
+        if numbered
+        else f"Move what it holds into a version, such as {path / '1'}, and give {path}"
+    )
+    return (
+        f"{path} holds {file}, so it is a version of a policy. What is served is a base directory, "
+        f"which holds versions. {advice}."
+    )
 
 
 def latest(count=1):
@@ -138,7 +162,7 @@ class Models:
             RequestError: there is none such.
         """
         served = self._served.get(name, _Served())
-        if label:
+        if label is not None:
             if label not in served.labels:
                 raise invalid(f"Unrecognized servable version label: {label}")
             version = served.labels[label]

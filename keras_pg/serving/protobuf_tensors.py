@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 
@@ -38,16 +39,27 @@ def read_all(protos):
             size += _bytes(proto)
             if size > MAX_BYTES:
                 raise ValueError
-            arrays[name] = tf.make_ndarray(proto)
-        except (ValueError, TypeError, KeyError, OverflowError, MemoryError):
+            arrays[name] = _array(proto)
+        except (ValueError, TypeError, tf.errors.OpError, MemoryError):
             raise invalid(f"tensor parsing error: {name}") from None
     return arrays
 
 
+def _array(proto):
+    # TensorFlow's own parser, and not `tf.make_ndarray`, which refuses messages that it takes: of
+    # values too many the first are taken, of none zeros are made, integers wrap around.
+    dtype = tf.as_dtype(proto.dtype)
+    array = tf.io.parse_tensor(proto.SerializeToString(), dtype).numpy()
+    return np.asarray(array, object) if dtype == tf.string else array
+
+
 def _bytes(proto):
-    """Size of the array that a message asks for."""
+    """Size of the array that a message asks for.
+
+    A shape of unknown rank has the dimensions it lists: TensorFlow does not look at that flag.
+    """
     dimensions = proto.tensor_shape.dim
-    if proto.tensor_shape.unknown_rank or len(dimensions) > MAX_DIMENSIONS:
+    if len(dimensions) > MAX_DIMENSIONS:
         raise ValueError
     sizes = [dimension.size for dimension in dimensions]
     if min(sizes, default=0) < 0:

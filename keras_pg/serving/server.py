@@ -15,12 +15,14 @@ import grpc
 import uvicorn
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
+from keras_pg.serving import ports
 from keras_pg.serving.http_protocol import impatient_protocol
 from keras_pg.serving.metrics import Metrics
 from keras_pg.serving.rest import Application
 from keras_pg.serving.services import ModelService, PredictionService, RefuseWhatIsNoMessage
 
 GRACE = 30  # seconds
+MAX_REQUEST_BYTES = 32 * 2**20
 MAX_CONNECTION_AGE = 300  # seconds
 _log = logging.getLogger(__name__)
 
@@ -39,12 +41,15 @@ class Server:
         num_threads: requests that are answered at once, for each of REST and gRPC.
         max_connections: connections, or calls under way, beyond which REST answers 503 and gRPC
             RESOURCE_EXHAUSTED.
-        max_message_bytes: largest body or message.
+        max_request_bytes: largest body, compressed or not, or message.
         request_seconds: how long a client may take to send an HTTP request, or to take an answer.
         cors: let pages of other origins call the REST API.
 
     Attributes:
         port, rest_api_port: where it listens.
+
+    Raises:
+        ValueError: both ports are one.
     """
 
     def __init__(
@@ -59,10 +64,14 @@ class Server:
         metrics_path=None,
         num_threads=8,
         max_connections=1000,
-        max_message_bytes=64 * 2**20,
+        max_request_bytes=MAX_REQUEST_BYTES,
         request_seconds=30.0,
         cors=False,
     ):
+        if port is not None and port == rest_api_port != 0:
+            raise ValueError(
+                f"--port and --rest_api_port are both {port}: gRPC and REST need a port each."
+            )
         self.models = models
         self.host = host
         self.port = port
@@ -71,7 +80,7 @@ class Server:
         self._before_poll = before_poll
         self._num_threads = num_threads
         self._max_connections = max_connections
-        self._max_message_bytes = max_message_bytes
+        self._max_request_bytes = max_request_bytes
         self._request_seconds = request_seconds
         self._metrics = Metrics(models)
         self._application = {"metrics_path": metrics_path, "cors": cors}
@@ -86,12 +95,21 @@ class Server:
         self.stop()
 
     def start(self):
-        """Waits until every model has a version, then answers; returns when both ports do.
+        """Takes the ports, waits until every model has a version, then answers on both.
 
         Raises:
             RuntimeError: versions cannot be loaded, after all attempts.
-            OSError: a port is taken.
+            OSError: a port is taken; before anything is loaded.
         """
+        with (
+            ports.held(self.host, self.port, "--port") as self.port,
+            ports.held(self.host, self.rest_api_port, "--rest_api_port") as self.rest_api_port,
+        ):
+            self._load()
+            self._answer()
+
+    def _load(self):
+        """Waits until every model has a version."""
         self._poll()
         while missing := self.models.unavailable():
             if failed := self.models.given_up():
@@ -102,6 +120,9 @@ class Server:
             _log.warning("Waiting for models: %s", missing)
             time.sleep(max(self._poll_seconds, 0.01))
             self._poll()
+
+    def _answer(self):
+        """Starts the threads, and returns when both ports answer."""
         started = concurrent.futures.Future()
         self._threads = [threading.Thread(target=asyncio.run, args=(self._serve(started),))]
         if self._poll_seconds > 0:
@@ -134,10 +155,15 @@ class Server:
         with (
             concurrent.futures.ThreadPoolExecutor(self._max_connections, "grpc") as grpc_pool,
             concurrent.futures.ThreadPoolExecutor(self._num_threads, "rest") as rest_pool,
+            concurrent.futures.ThreadPoolExecutor(1, "rest-large") as large_pool,
         ):
             try:
-                grpc_server = None if self.port is None else self._start_grpc(grpc_pool)
-                rest = None if self.rest_api_port is None else await self._start_rest(rest_pool)
+                grpc_server = None if self.port is None else self._start_grpc(grpc_pool, large_pool)
+                rest = (
+                    None
+                    if self.rest_api_port is None
+                    else await self._start_rest(rest_pool, large_pool)
+                )
             except BaseException as error:
                 started.set_exception(error)
                 return
@@ -150,13 +176,13 @@ class Server:
             if rest is not None:
                 await rest[1]
 
-    def _start_grpc(self, pool):
+    def _start_grpc(self, pool, large_pool):
         server = grpc.server(
             pool,
             interceptors=[RefuseWhatIsNoMessage()],
             maximum_concurrent_rpcs=self._max_connections,
             options=[
-                ("grpc.max_receive_message_length", self._max_message_bytes),
+                ("grpc.max_receive_message_length", self._max_request_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),
                 # Ends calls that never send their message; other clients connect anew unawares.
@@ -165,30 +191,30 @@ class Server:
             ],
         )
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            PredictionService(self.models, self._metrics, self._num_threads), server
+            PredictionService(self.models, self._metrics, self._num_threads, large_pool), server
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self.models), server)
         try:
-            self.port = server.add_insecure_port(f"{self.host}:{self.port}")
+            server.add_insecure_port(f"{self.host}:{self.port}")
         except RuntimeError as error:
-            raise OSError(f"Cannot listen on {self.host}:{self.port}: {error}") from None
+            raise ports.cannot_listen(self.host, self.port, "--port", error) from None
         server.start()
         return server
 
-    async def _start_rest(self, pool):
+    async def _start_rest(self, pool, large_pool):
         try:
             listener = socket.create_server((self.host, self.rest_api_port))
         except OSError as error:
-            address = f"{self.host}:{self.rest_api_port}"
-            raise OSError(f"Cannot listen on {address}: {error}") from None
+            port, flag = self.rest_api_port, "--rest_api_port"
+            raise ports.cannot_listen(self.host, port, flag, error) from None
         # asyncio does it for sockets of its own making only; without it answers wait 40 ms.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.rest_api_port = listener.getsockname()[1]
         application = Application(
             self.models,
             self._metrics,
             pool,
-            max_body_bytes=self._max_message_bytes,
+            large_pool,
+            max_body_bytes=self._max_request_bytes,
             **self._application,
         )
         server = uvicorn.Server(

@@ -11,6 +11,7 @@ from grpc import StatusCode
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
+    inference_pb2,
     model_management_pb2,
     model_service_pb2_grpc,
     predict_pb2,
@@ -22,6 +23,8 @@ from keras_pg.serving.models import from_config
 from keras_pg.serving.status import RequestError, invalid
 
 MAX_MESSAGE_BYTES = 1024
+LARGE = 2**20  # bytes of a request that is answered after other large ones, and not beside them
+_VERBS = {f"tensorflow/serving/{verb}": verb for verb in ("classify", "regress")}
 _log = logging.getLogger(__name__)
 
 
@@ -81,15 +84,22 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         models: `Models`.
         metrics: `Metrics`.
         num_threads: predictions at once.
+        large_executor: where messages of more than `LARGE` bytes are answered.
     """
 
-    def __init__(self, models, metrics, num_threads):
+    def __init__(self, models, metrics, num_threads, large_executor):
         self._models = models
         self._metrics = metrics
         self._slots = threading.BoundedSemaphore(num_threads)
+        self._large_executor = large_executor
 
     @_call
     def Predict(self, request):
+        if request.ByteSize() <= LARGE:
+            return self._predict(request)
+        return self._large_executor.submit(self._predict, request).result()
+
+    def _predict(self, request):
         spec = _spec(request)
         with self._slots, self._metrics.request(spec.name, "GRPC", "Predict"):
             version, servable = self._models.find(*_wanted(spec))
@@ -104,12 +114,13 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     @_call
     def GetModelMetadata(self, request):
-        spec = _spec(request)
+        _check_spec(request)
         if not request.metadata_field:
             raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
         for field in request.metadata_field:
             if field != "signature_def":
                 raise invalid(f"Metadata field {field} is not supported")
+        spec = _spec(request)
         version, servable = self._models.find(*_wanted(spec))
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         response.model_spec.name = spec.name
@@ -129,16 +140,33 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     @_call
     def MultiInference(self, request):
-        if not request.tasks:
-            raise invalid("Inference request must have at least one task.")
+        # The first task says which version all of them are asked of.
+        first = request.tasks[0] if request.tasks else inference_pb2.InferenceTask()
+        _, servable = self._models.find(*_wanted(_named(first.model_spec)))
+        error, signatures = None, set()
         for task in request.tasks:
-            verb = task.method_name.rpartition("/")[2]
-            if verb not in ("classify", "regress"):
-                raise RequestError(
-                    StatusCode.UNIMPLEMENTED, f"Unrecognized signature method: {task.method_name}"
+            spec, verb = task.model_spec, _VERBS.get(task.method_name)
+            name = spec.signature_name or "serving_default"
+            if not spec.name:
+                raise invalid("Found ModelSpec with an empty model name.")
+            if spec.name != first.model_spec.name:
+                raise invalid(
+                    "All ModelSpecs in a MultiInferenceRequest must access the same model name."
                 )
-            _, servable = self._models.find(*_wanted(_spec(task)))
-            raise no_examples(servable, verb, task.model_spec.signature_name)
+            if name in signatures:
+                raise invalid(f"Duplicate evaluation of signature: {name}")
+            signatures.add(name)
+            if name not in servable.signatures:
+                raise invalid(f"Requested signature not found in model graph: {name}")
+            if verb is None:
+                raise RequestError(
+                    StatusCode.UNIMPLEMENTED,
+                    f"Unsupported signature method_name: {task.method_name}",
+                )
+            error = no_examples(servable, verb, name)
+            if error.code is not StatusCode.UNIMPLEMENTED:
+                raise error
+        raise error
 
     def _refuse_examples(self, request, verb):
         spec = _spec(request)
@@ -158,7 +186,8 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
     @_call
     def GetModelStatus(self, request):
-        name, version, _ = _wanted(_spec(request))
+        _check_spec(request)
+        name, version, _ = _wanted(request.model_spec)
         return status_response(self._models, name, version)
 
     @_call
@@ -180,16 +209,26 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
 
 def _spec(request):
+    _check_spec(request)
+    return _named(request.model_spec)
+
+
+def _check_spec(request):
     if not request.HasField("model_spec"):
         raise invalid("Missing ModelSpec")
-    if not request.model_spec.name:
+
+
+def _named(spec):
+    if not spec.name:
         raise invalid("ModelSpec has no name specified.")
-    return request.model_spec
+    return spec
 
 
 def _wanted(spec):
+    """(name, version or None, label or None); a label may be set, and empty."""
     version = spec.version.value if spec.HasField("version") else None
-    return spec.name, version, spec.version_label
+    label = spec.version_label if spec.HasField("version_label") else None
+    return spec.name, version, label
 
 
 def status_response(models, name, version=None):

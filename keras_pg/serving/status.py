@@ -27,21 +27,24 @@ class RequestError(Exception):
     Args:
         code: `grpc.StatusCode`.
         message: what the client is told.
+        http_status: of the answer over HTTP, if not what the code has there.
     """
 
-    def __init__(self, code, message):
+    def __init__(self, code, message, http_status=None):
         super().__init__(message)
         self.code = code
         self.message = message
-
-    @property
-    def http_status(self):
-        return _HTTP.get(self.code, 500)
+        self.http_status = http_status or _HTTP.get(code, 500)
 
 
 def invalid(message):
     """A `RequestError` of a request that no state of the server could answer."""
     return RequestError(StatusCode.INVALID_ARGUMENT, message)
+
+
+def too_large(message):
+    """A `RequestError` of a request that would take too much memory."""
+    return RequestError(StatusCode.RESOURCE_EXHAUSTED, message, http_status=413)
 
 
 def from_tensorflow(error):

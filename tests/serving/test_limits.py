@@ -33,7 +33,7 @@ def small_server(tmp_path_factory):
     """A server with low limits, whose tests leave it as it is."""
     base = tmp_path_factory.mktemp("limits") / "policy"
     save_doubling(base / "1")
-    limits = {"max_message_bytes": 10_000, "request_seconds": 0.5, "max_connections": 20}
+    limits = {"max_request_bytes": 10_000, "request_seconds": 0.5, "max_connections": 20}
     with serving(base, **limits) as server:
         yield server
 

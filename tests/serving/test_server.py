@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 
+import grpc
 import numpy as np
 import ovmsclient
 import pytest
@@ -21,6 +22,8 @@ import tensorflow as tf
 from tensorflow_serving.apis import get_model_metadata_pb2
 
 from clients import free_port, predict_request, rest, stubs
+from keras_pg.serving.models import Model, Models, latest
+from keras_pg.serving.server import MAX_REQUEST_BYTES, Server
 from keras_pg.serving.status import RequestError
 from keras_pg.spaces import by_name
 from policies import raw_observations
@@ -125,6 +128,7 @@ def test_it_can_be_stopped_while_it_waits_for_a_version(tmp_path, caplog):
         ([], "Give one of BASE, --model_base_path and --model_config_file"),
         (["a", "--model_base_path=b"], "Give one of BASE"),
         (["a", "--batching_parameters_file=b"], "--batching_parameters_file needs --enable_bat"),
+        (["a", "--max_request_bytes=0"], "--max_request_bytes must be a positive integer"),
         (["--model_config_file=missing"], "missing"),
         (["--model_config_file=bad"], "bad is not a tensorflow.serving.ModelServerConfig"),
         (["a", "--monitoring_config_file=bad"], "is not a tensorflow.serving.MonitoringConfig"),
@@ -174,15 +178,86 @@ def test_every_flag_is_documented():
     assert flags - documented == {"-h", "--help"}
 
 
-def test_a_port_that_is_taken_is_named(base, capsys):
+@pytest.mark.parametrize("flag", ["--port", "--rest_api_port"])
+def test_a_port_that_is_taken_is_named_before_anything_is_loaded(flag, base, capsys, monkeypatch):
     from keras_pg import cli
 
+    monkeypatch.setattr(Models, "poll", lambda models: pytest.fail("models are loaded"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        for flag in ("--port", "--rest_api_port"):
-            others = {"--port": "0", "--rest_api_port": "0"} | {flag: str(port)}
-            assert cli.main(["serve", str(base), *(f"{k}={v}" for k, v in others.items())]) == 2
-            assert str(port) in capsys.readouterr().err
+        others = {"--port": "0", "--rest_api_port": "0"} | {flag: str(port)}
+        assert cli.main(["serve", str(base), *(f"{k}={v}" for k, v in others.items())]) == 2
+    error = capsys.readouterr().err
+    assert f"Cannot listen on 127.0.0.1:{port}, which is {flag}: [Errno 98]" in error
+    assert f"Give {flag} another port" in error
+
+
+def test_a_port_is_held_while_models_are_loaded_and_nobody_is_answered(base, monkeypatch):
+    poll, ports = Models.poll, []
+
+    def watched_poll(models):
+        if not ports:
+            ports.extend([server.port, server.rest_api_port])
+            for port in ports:
+                with socket.socket() as other, pytest.raises(OSError, match="in use"):
+                    other.bind(("127.0.0.1", port))
+                with pytest.raises(ConnectionRefusedError):
+                    socket.create_connection(("127.0.0.1", port))
+        poll(models)
+
+    monkeypatch.setattr(Models, "poll", watched_poll)
+    server = Server(Models([Model("policy", base, latest())]), port=0, rest_api_port=0)
+    with server, stubs(server) as (service, _):
+        assert [server.port, server.rest_api_port] == ports
+        assert rest(server, PREDICT, ONE)[0] == 200
+        service.Predict(predict_request("policy", x=np.float32([[1, 2]])), timeout=30)
+
+
+def test_one_port_for_both_protocols_is_refused(base, capsys):
+    from keras_pg import cli
+
+    assert cli.main(["serve", str(base), "--port=7000", "--rest_api_port=7000"]) == 2
+    assert "--port and --rest_api_port are both 7000" in capsys.readouterr().err
+
+
+def test_a_version_in_the_place_of_its_base_is_refused_with_the_base(base, tmp_path, capsys):
+    from keras_pg import cli
+
+    assert cli.main(["serve", str(base / "1")]) == 2
+    error = capsys.readouterr().err
+    assert f"{base / '1'} holds saved_model.pb, so it is a version of a policy" in error
+    assert f"Give the directory above it: {base}." in error
+    file = tmp_path / "models.config"
+    file.write_text(f'model_config_list {{ config {{ name: "a" base_path: "{base / "1"}" }} }}')
+    assert cli.main(["serve", f"--model_config_file={file}"]) == 2
+    assert f"Give the directory above it: {base}." in capsys.readouterr().err
+    # One that has no number is given one.
+    os.rename(base / "1", tmp_path / "bare")
+    assert cli.main(["serve", str(tmp_path / "bare")]) == 2
+    assert f"such as {tmp_path / 'bare' / '1'}, and give {tmp_path / 'bare'}." in (
+        capsys.readouterr().err
+    )
+
+
+def test_the_size_of_requests_has_a_flag(base):
+    with command(base, "--max_request_bytes=1000") as server:
+        assert server.stdout.readline().startswith("REST")
+        assert server.stdout.readline().startswith("gRPC")
+        assert rest(server, PREDICT, b" " * 1001) == (
+            413,
+            {"error": "The body is larger than 1000 bytes."},
+        )
+        assert rest(server, PREDICT, ONE)[0] == 200
+        with stubs(server) as (service, _), pytest.raises(grpc.RpcError) as error:
+            service.Predict(predict_request("policy", x=np.ones((500, 2))), timeout=30)
+        assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_the_default_size_of_requests_is_that_of_the_server():
+    from keras_pg import cli
+
+    options = cli._parser().parse_args(["serve", "base"])
+    assert options.max_request_bytes == MAX_REQUEST_BYTES
 
 
 # ------------------------------------------------------------------------------------- answers
@@ -244,6 +319,24 @@ def test_pages_of_other_origins_may_call_where_that_is_enabled(base):
                 answer = connection.recv(1000).lower()
             assert answer.startswith(b"http/1.1 200")
             assert (b"access-control-allow-origin: *" in answer) == cors
+
+
+def test_a_nan_is_answered_with_nan_and_the_first_action(exported):
+    for name in ("cartpole", "clipped"):
+        agent, version = exported(name)
+        rows = np.zeros((2, *agent.actor.observation_space.shape), np.float32)
+        rows[0, 0] = np.nan
+        with serving(version.parent, port=None) as server:
+            body = json.dumps({"inputs": rows.tolist()}).encode()
+            status, answer = rest(server, PREDICT, body)
+        outputs = {key: np.array(values) for key, values in answer["outputs"].items()}
+        assert status == 200
+        described = outputs["probabilities" if name == "cartpole" else "mean"]
+        assert np.isnan(described[0]).all() and np.isfinite(described[1]).all()
+        if name == "cartpole":
+            assert outputs["action"][0] == 0
+        else:
+            assert np.isnan(outputs["action"][0]).all()
 
 
 @pytest.mark.parametrize(
