@@ -20,7 +20,7 @@ class Clockwork(gymnasium.Env):
         reuse_array: return one and the same array each time, as environments may.
     """
 
-    observation_space = Box(-1e6, 1e6, (4,))
+    observation_space = Box(-1e7, 1e7, (4,))
     action_space = Discrete(3)
 
     def __init__(self, lengths=(3,), reuse_array=False):

@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_pg import envs, randomness, saved_model, spaces, video
 from keras_pg.hyperparameters import check_count
 from keras_pg.networks import Critic
-from keras_pg.rollouts import collector_for, make_vector_env
+from keras_pg.rollouts import check_apart, closing, collector_for, make_vector_env
 from keras_pg.rollouts.acting import engine_for
 from keras_pg.rollouts.dataset import OnDemandDataset
 from keras_pg.rollouts.evaluation import Episodes, play_episodes
@@ -143,14 +143,26 @@ class PolicyModel(keras.Model):
 
     @contextlib.contextmanager
     def _episodes(
-        self, env, episodes, num_envs=None, vectorization="sync", *, seed, deterministic=True
+        self,
+        env,
+        episodes,
+        num_envs=None,
+        vectorization="sync",
+        *,
+        seed,
+        deterministic=True,
+        apart_from=None,
     ):
-        """A dataset whose every element is `Episodes` played by the policy of that moment."""
+        """A dataset whose every element is `Episodes` played by the policy of that moment.
+
+        `apart_from` is an environment in training, which must not be the one to play in.
+        """
         check_count("episodes", episodes)
         if num_envs is None and not isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv):
             num_envs = min(8, episodes)
         env, ours = make_vector_env(env, num_envs, vectorization)
         with closing(env, ours):
+            check_apart(apart_from, env)
             self._prepare(env)
             collector = self._collector(env, num_steps=64)
             if collector.in_graph:
@@ -323,13 +335,3 @@ class PolicyModel(keras.Model):
                 f"value=True, but {self.advantage!r} makes an agent without a critic of states."
             )
         return saved_model.export(self, path, format=format, value=value, labels=labels, keep=keep)
-
-
-@contextlib.contextmanager
-def closing(env, ours):
-    """Closes the environment if it is ours."""
-    try:
-        yield
-    finally:
-        if ours:
-            env.close()

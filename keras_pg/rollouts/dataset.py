@@ -10,13 +10,15 @@ class OnDemandDataset:
     """A dataset whose next element is made when it is asked for, never earlier.
 
     A rollout collected one update early would be off-policy, so nothing may prefetch: tf.data's own
-    optimizations are switched off. An exception in `make_element` would reach the caller of `fit`
-    as a TensorFlow error with the traceback as text; `surfacing_errors` raises the original.
+    optimizations are switched off. An exception in `make_element`, SystemExit and KeyboardInterrupt
+    too, would reach the caller of `fit` as a TensorFlow error with the traceback as text;
+    `surfacing_errors` raises the original.
 
     Args:
         make_element: () → a nest of NumPy arrays.
         signature: the `tf.TensorSpec`s of an element.
-        on_error: () → None, called when `make_element` has raised.
+        on_error: () → None, called when `make_element` has raised. What it raises itself becomes a
+            note of that.
     """
 
     def __init__(self, make_element, signature, *, on_error):
@@ -28,11 +30,20 @@ class OnDemandDataset:
             while sources:
                 make_element, on_error = sources[0]
                 try:
-                    yield make_element()
-                except Exception as error:
+                    element = make_element()
+                except BaseException as error:
                     errors.append(error)
-                    on_error()
-                    raise
+                    try:
+                        on_error()
+                    except BaseException as second:
+                        error.add_note(
+                            f"Closing failed too, with {type(second).__name__}: {second}"
+                        )
+                    if isinstance(error, Exception):
+                        raise
+                    # Of these TensorFlow makes no error.
+                    raise RuntimeError(repr(error)) from None
+                yield element
 
         options = tf.data.Options()
         options.autotune.enabled = False
