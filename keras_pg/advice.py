@@ -17,16 +17,16 @@ class Source(NamedTuple):
     kind: str = FACTORY  # made anew in each call; or an `OBJECT`, or a `VECTOR` environment
 
     def line(self, wrapper, *arguments, inner=()):
-        """The line to write: the environment in a wrapper, around others from the inside out.
+        """The line to write, in backticks: the environment in a wrapper, with others beneath it.
 
         Args:
             wrapper: name of a wrapper of single environments.
             arguments: of the wrapper, as Python.
-            inner: pairs of the name and the arguments of wrappers beneath it.
+            inner: pairs of the name and the arguments of wrappers beneath it, innermost first.
 
         Example:
         >>> Source('gym.make("Blackjack-v1")').line("gym.wrappers.FlattenObservation")
-        'lambda: gym.wrappers.FlattenObservation(gym.make("Blackjack-v1"))'
+        '`lambda: gym.wrappers.FlattenObservation(gym.make("Blackjack-v1"))`'
         """
         text = self.expression
         for name, values in (*inner, (wrapper, arguments)):
@@ -34,7 +34,7 @@ class Source(NamedTuple):
                 text = _of_vector(name, text, values)
             else:
                 text = f"{name}({', '.join((text, *values))})"
-        return f"lambda: {text}" if self.kind == FACTORY else text
+        return f"`lambda: {text}`" if self.kind == FACTORY else f"`{text}`"
 
 
 def _of_vector(name, env, arguments):

@@ -106,12 +106,14 @@ class FlattenBesideMask(gymnasium.wrappers.TransformObservation):
     """
 
     def __init__(self, env):
+        gymnasium.utils.RecordConstructorArgs.__init__(self)
         space = env.observation_space
         self._path = advice.mask_path(space)
         if self._path is None:
             raise ValueError(f"Observations of {space} have no action_mask.")
         self._rest, self._mask = _taken_out(space, self._path)
-        parts = list(self._rest.values()) if isinstance(self._rest, gymnasium.spaces.Dict) else []
+        self._named = isinstance(self._rest, gymnasium.spaces.Dict)
+        parts = list(self._rest.spaces.values()) if self._named else list(self._rest)
         self._alone = len(parts) == 1 and _is_taken(parts[0])
         if not self._alone and not (len(parts) != 0 and advice.flattens(self._rest)):
             raise ValueError(f"Gymnasium cannot make one array of {self._rest}.")
@@ -122,7 +124,6 @@ class FlattenBesideMask(gymnasium.wrappers.TransformObservation):
         )
         spaces.check_observation_space(masked)
         gymnasium.wrappers.TransformObservation.__init__(self, env, self._flattened, masked)
-        gymnasium.utils.RecordConstructorArgs.__init__(self)
 
     def _flattened(self, observation):
         rest, mask = _taken_out(observation, self._path)
@@ -130,25 +131,30 @@ class FlattenBesideMask(gymnasium.wrappers.TransformObservation):
         if spaces.neither_0_nor_1(mask).any():
             raise ValueError(f"A mask has 0 or 1 for each choice, received {mask.tolist()}.")
         if self._alone:
-            (rest,) = rest.values()
+            (rest,) = rest.values() if self._named else rest
         else:
             rest = gymnasium.spaces.flatten(self._rest, rest)
         return {"observation": rest, "action_mask": mask.astype(np.int8)}
 
 
 def _taken_out(nest, path):
-    """(a nest of spaces or of observations without what is at `path`, what is there)."""
+    """(a nest of spaces or of observations without what is at `path`, what is there).
+
+    Dictionaries and tuples that are empty then go too.
+    """
     key, *further = path
-    if isinstance(nest, gymnasium.spaces.Dict | dict):
-        parts = dict(nest.items())
-        if further:
-            parts[key], found = _taken_out(parts[key], further)
-        else:
-            found = parts.pop(key)
-        return (parts if isinstance(nest, dict) else gymnasium.spaces.Dict(parts)), found
-    parts = list(nest)
-    parts[key], found = _taken_out(parts[key], further)
-    return (tuple(parts) if isinstance(nest, tuple) else gymnasium.spaces.Tuple(parts)), found
+    named = isinstance(nest, gymnasium.spaces.Dict | dict)
+    parts = dict(nest.items()) if named else list(nest)
+    found = parts.pop(key)
+    if further:
+        rest, found = _taken_out(found, further)
+        if len(rest) and named:
+            parts[key] = rest
+        elif len(rest):
+            parts.insert(key, rest)
+    if isinstance(nest, gymnasium.Space):
+        return type(nest)(parts), found
+    return parts, found
 
 
 def _is_taken(space):
@@ -185,6 +191,7 @@ class FlattenAction(gymnasium.wrappers.TransformAction):
     """
 
     def __init__(self, env):
+        gymnasium.utils.RecordConstructorArgs.__init__(self)
         space = env.action_space
         leaves = advice.action_leaves(space)
         found = {kind for _, kind in leaves}
@@ -203,7 +210,6 @@ class FlattenAction(gymnasium.wrappers.TransformAction):
             raise ValueError(f"Actions of {space} are neither all choices nor all numbers.")
         self._original = space
         gymnasium.wrappers.TransformAction.__init__(self, env, self._unflattened, flat)
-        gymnasium.utils.RecordConstructorArgs.__init__(self)
 
     def _unflattened(self, action):
         action, left = _filled(self._original, np.asarray(action))

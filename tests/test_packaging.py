@@ -35,7 +35,7 @@ LAYERS = [
     {"agents.agent"},
     {"agents.native_training", "agents.schedule"},
     {"agents.policy_model"},
-    {"saved_model", "callbacks", "diagnostics", "video", "wrappers"},
+    {"saved_model", "callbacks", "diagnostics", "testing", "video", "wrappers"},
     {"rollouts.__init__", "rollouts.evaluation", "rollouts.dataset", "rollouts.minibatches"},
     {"rollouts.acting", "rollouts.making", "rollouts.native_env", "rollouts.vector_env"},
     {"rollouts.processes", "rollouts.serial_env"},

@@ -52,9 +52,8 @@ class OnDemandDataset:
             generate, output_signature=signature
         ).with_options(options)
 
-    @contextlib.contextmanager
     def surfacing_errors(self):
-        """Raises the exception of `make_element` itself in place of TensorFlow's report of it.
+        """A context that raises the exception of `make_element` in place of TensorFlow's report.
 
         No element can be made after it.
 
@@ -62,24 +61,35 @@ class OnDemandDataset:
             RuntimeError: Keras took an error of the train step for the end of the data, of which
                 there is none, and would have ended training with a warning.
         """
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("error", "Your input ran out of data")
-                yield
-        except Exception as caught:
-            if self._errors:
-                error = self._errors.pop()
-                # Without `from`, TensorFlow's report would take the place of the error's own cause.
-                cause = error.__cause__ if error.__suppress_context__ else error.__context__
-                raise error from cause
-            if isinstance(caught, UserWarning) and "ran out of data" in str(caught):
-                raise RuntimeError(
-                    "An operation of the train step failed with OUT_OF_RANGE, which TensorFlow has "
-                    "logged above. (A damaged file of XLA's persistent cache does that.)"
-                ) from None
-            raise
-        finally:
-            self._sources.clear()
+        return _Surfacing(self._sources, self._errors)
+
+
+class _Surfacing:
+    """See `OnDemandDataset.surfacing_errors`. No generator, which cannot raise a StopIteration."""
+
+    def __init__(self, sources, errors):
+        self._sources, self._errors = sources, errors
+        self._warnings = warnings.catch_warnings()
+
+    def __enter__(self):
+        self._warnings.__enter__()
+        warnings.filterwarnings("error", "Your input ran out of data")
+
+    def __exit__(self, kind, caught, traceback):
+        self._warnings.__exit__(kind, caught, traceback)
+        self._sources.clear()
+        if not isinstance(caught, Exception):
+            return
+        if self._errors:
+            error = self._errors.pop()
+            # Without `from`, TensorFlow's report would take the place of the error's own cause.
+            cause = error.__cause__ if error.__suppress_context__ else error.__context__
+            raise error from cause
+        if isinstance(caught, UserWarning) and "ran out of data" in str(caught):
+            raise RuntimeError(
+                "An operation of the train step failed with OUT_OF_RANGE, which TensorFlow has "
+                "logged above. (A damaged file of XLA's persistent cache does that.)"
+            ) from None
 
 
 class RolloutsInGraph:

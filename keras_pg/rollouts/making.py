@@ -63,7 +63,7 @@ def make_vector_env(env, num_envs=None, vectorization="sync"):
                 f"num_envs={num_envs}, vectorization={vectorization!r}: a single environment "
                 "object cannot be copied. Give an id, or a factory such as `lambda: make_env()`."
             )
-        check_spaces_of(env, _source(env, env))
+        check_spaces_of(env, source_of(env, env))
         factories, ours = [lambda: env], False
     elif isinstance(env, str):
         factory = _checked(lambda: gymnasium.make(env, disable_env_checker=True), env)
@@ -85,7 +85,7 @@ def _checked(factory, given):
     def make():
         env = check_is_env(factory())
         try:
-            check_spaces_of(env, _source(env, given))
+            check_spaces_of(env, source_of(env, given))
         except ValueError as error:
             close_after(error, env)
             raise
@@ -116,8 +116,16 @@ def _check_mask_is_kept(env, source):
         env = env.env
 
 
-def _source(env, given):
-    """How an environment is made, as far as it is known, for the line that an error prints."""
+def source_of(env, given):
+    """How an environment is made, as far as it is known, for the line that an error prints.
+
+    Args:
+        env: a `gymnasium.Env`.
+        given: what the user gave: its id, a factory of it, or itself.
+
+    Returns:
+        `keras_pg.advice.Source`.
+    """
     if isinstance(given, str):
         return advice.Source(f'gym.make("{given}")')
     spec = env.spec
