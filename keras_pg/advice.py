@@ -16,7 +16,7 @@ class Source(NamedTuple):
     expression: str  # Python that makes it, or that it is
     kind: str = FACTORY  # made anew in each call; or an `OBJECT`, or a `VECTOR` environment
 
-    def line(self, wrapper, *arguments, inner=()):
+    def line(self, wrapper: str, *arguments: str, inner=()) -> str:
         """The line to write, in backticks: the environment in a wrapper, with others beneath it.
 
         Args:
@@ -49,7 +49,7 @@ def _of_vector(name, env, arguments):
 UNKNOWN = Source("make_env()")
 
 
-def mask_path(space):
+def mask_path(space: gymnasium.Space) -> tuple | None:
     """Keys that lead to the "action_mask" in nested Dict and Tuple spaces; None without one."""
     if isinstance(space, kinds.Dict):
         if "action_mask" in space.spaces:
@@ -66,7 +66,7 @@ def mask_path(space):
     return None
 
 
-def flattens(space):
+def flattens(space: gymnasium.Space) -> bool:
     """Whether Gymnasium makes one array of an observation of this space."""
     if isinstance(space, kinds.Dict):
         return all(flattens(part) for part in space.values())
@@ -79,7 +79,7 @@ def flattens(space):
     return isinstance(space, known)
 
 
-def for_observations(space, source):
+def for_observations(space: gymnasium.Space, source: Source) -> str:
     """How to wrap an environment whose observation space no agent takes.
 
     Args:
@@ -155,7 +155,7 @@ def _for_masked(space, source):
     )
 
 
-def for_flattened_mask(space, source):
+def for_flattened_mask(space: gymnasium.Space, source: Source) -> str:
     """The error of an environment whose mask Gymnasium's FlattenObservation hides."""
     line = Source("env", VECTOR if source.kind == VECTOR else OBJECT)
     return (
@@ -191,7 +191,7 @@ def _for_box(space, source):
     return f"Make it a vector: {flat}."
 
 
-def for_actions(space, source):
+def for_actions(space: gymnasium.Space, source: Source) -> str:
     """How to wrap an environment whose action space no agent takes.
 
     Args:
@@ -214,7 +214,7 @@ def for_actions(space, source):
     )
 
 
-def action_leaves(space):
+def action_leaves(space: gymnasium.Space) -> list[tuple[gymnasium.Space, str]]:
     """[(leaf, "choices", "numbers" or "other")] of an action space, from left to right."""
     if isinstance(space, kinds.Dict):
         return [leaf for part in space.values() for leaf in action_leaves(part)]

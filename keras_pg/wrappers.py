@@ -105,7 +105,7 @@ class FlattenBesideMask(gymnasium.wrappers.TransformObservation):
     FlattenBesideMask)`.
     """
 
-    def __init__(self, env):
+    def __init__(self, env: gymnasium.Env) -> None:
         gymnasium.utils.RecordConstructorArgs.__init__(self)
         space = env.observation_space
         self._path = advice.mask_path(space)
@@ -190,7 +190,7 @@ class FlattenAction(gymnasium.wrappers.TransformAction):
     FlattenAction)`.
     """
 
-    def __init__(self, env):
+    def __init__(self, env: gymnasium.Env) -> None:
         gymnasium.utils.RecordConstructorArgs.__init__(self)
         space = env.action_space
         leaves = advice.action_leaves(space)

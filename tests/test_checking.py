@@ -418,7 +418,7 @@ def test_training_and_validation_share_no_environment(pair):
         (keras_pg.envs.CartPole(), "Give it itself in place of the factory"),
         (42, "Derive its class from gymnasium.Env"),
     ],
-    ids=str,
+    ids=["None", "class", "vector", "native", "number"],
 )
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_what_a_factory_returns_must_be_an_environment(made, advice, vectorization):

@@ -83,7 +83,7 @@ def test_it_plays_legal_actions():
 
 
 @pytest.mark.parametrize(
-    "env", ["MountainCar-v0", gymnasium.make("MountainCar-v0"), keras_pg.envs.Catch()], ids=str
+    "env", ["MountainCar-v0", gymnasium.make("MountainCar-v0"), keras_pg.envs.Catch()]
 )
 def test_it_takes_an_id_an_object_and_a_native_environment(env):
     assert "agents: all" in check_env(env)

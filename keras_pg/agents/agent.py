@@ -315,7 +315,8 @@ class Agent(NativeTraining):
             num_envs: copies of an id, factory or native environment to step side by side; default
                 8.
             num_steps: T, steps of each environment in a rollout.
-            vectorization: "sync" or "async" (one process an environment).
+            vectorization: "sync" or "async" (one process an environment, forked from this one, so
+                environments that compute with TensorFlow do not work there).
             epochs, steps_per_epoch, initial_epoch, callbacks, verbose, validation_freq: as in
                 `keras.Model.fit`. (epochs - initial_epoch) · steps_per_epoch iterations run.
             validation_env: environment to evaluate on after each epoch; logs `val_episode_return`

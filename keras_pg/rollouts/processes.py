@@ -122,12 +122,11 @@ class ProcessVectorEnv(VectorEnv):
         """What process i does until it is told to close its environment, or nobody is there."""
         env, row = None, None
         try:
-            env = check_is_env(factory())
-            if env.unwrapped is first.unwrapped:
+            made = check_is_env(factory())
+            if made.unwrapped is first.unwrapped:
                 # It was closed, and copies of it would share its files and connections.
-                raise shared(
-                    env.unwrapped, "its spaces, which was closed then, and for every process"
-                )
+                raise shared(made.unwrapped, "its spaces, closed since, and for every process")
+            env = made
             self._check_same_spaces(env, i)
             arrays = self._observations, self._rewards, self._terminated, self._truncated
             row = EnvRow(env, i, self._rows, *arrays)
@@ -195,7 +194,8 @@ class ProcessVectorEnv(VectorEnv):
         if code is None:
             how = "does not answer any more"
         elif code < 0:
-            how = f"was ended by {signal.Signals(-code).name}"
+            names = {number.value: number.name for number in signal.Signals}
+            how = f"was ended by {names.get(-code, f'signal {-code}')}"
             if -code == signal.SIGKILL:
                 how += " (which is how Linux ends processes when memory runs out)"
             elif -code in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE):

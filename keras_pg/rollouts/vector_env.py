@@ -159,8 +159,9 @@ class VectorEnvCollector:
                 error.step = self._steps + t
                 raise
             except BaseException as error:
-                # A NaN the environment choked on is the better explanation.
-                check_finite(rollout, t, self._steps)
+                if isinstance(error, Exception):
+                    # A NaN the environment choked on is the better explanation.
+                    check_finite(rollout, t, self._steps)
                 error.add_note(f"{WHILE_STEPPING} {self.env}, step {self._steps + t} of each.")
                 raise
             finished |= self._just_ended
