@@ -84,7 +84,7 @@ class _Bounds:
             limits = (0, 1) if space.dtype == bool else _limits(space.dtype)
             self.tells = bool((space.low > limits[0]).any() or (space.high < limits[1]).any())
         if self.tells and np.ndim(self.low):
-            # Bounds that are alike are compared with one number, which is many times as fast.
+            # Bounds that are alike are compared with one number, which is faster still.
             low, high = np.unique(self.low), np.unique(self.high)
             if len(low) == len(high) == 1:
                 self.low, self.high = low[0], high[0]
@@ -93,10 +93,10 @@ class _Bounds:
         """(step, environment, ...) of the earliest number beyond the bounds, or None."""
         if not len(array):
             return None
-        axes = (0, 1) if np.ndim(self.low) else None
-        if not (
-            (array.min(axis=axes) < self.low).any() or (array.max(axis=axes) > self.high).any()
-        ):
+        # Over the first axis alone, which is many times as fast as over two.
+        axis = 0 if np.ndim(self.low) else None
+        below = array.min(axis=axis) < self.low
+        if not (below.any() or (array.max(axis=axis) > self.high).any()):
             return None
         beyond = np.argwhere((array < self.low) | (array > self.high))
         return tuple(map(int, beyond[0]))

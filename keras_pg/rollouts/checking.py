@@ -13,7 +13,7 @@ _NUMBERS = frozenset(
     {float, int, np.float64, np.float32, np.float16, np.int64, np.int32, np.int16, np.int8}
     | {np.uint64, np.uint32, np.uint16, np.uint8}
 )
-_FLAGS = frozenset({bool, np.bool_})
+_FLAGS, _BOOL = frozenset({bool, np.bool_}), np.dtype(bool)
 _OLD_STEP = (
     "That is the step of the old Gym: return `observation, reward, terminated, truncated, info`."
 )
@@ -290,7 +290,7 @@ class BatchChecks:
 
     def __init__(self, env):
         self._rows = ObservationRows(env.single_observation_space)
-        self._n, self._subject = env.num_envs, str(env)
+        self._n, self._shape, self._subject = env.num_envs, (env.num_envs,), str(env)
 
     def reset(self, answer):
         """Observations of the answer to `reset`, as arrays."""
@@ -311,13 +311,17 @@ class BatchChecks:
                 f"terminated, truncated, infos`.{' ' + _OLD_STEP if old else ''}",
             )
         observations, rewards, terminated, truncated, infos = answer
-        return (
-            self._rows.batch(observations, self._n, self._subject),
-            self._numbers("rewards", rewards),
-            self._flags("terminated", terminated),
-            self._flags("truncated", truncated),
-            infos,
-        )
+        if not self._is_array(rewards) or rewards.dtype.kind not in "biuf":
+            rewards = self._numbers("rewards", rewards)
+        if not self._is_array(terminated) or terminated.dtype is not _BOOL:
+            terminated = self._flags("terminated", terminated)
+        if not self._is_array(truncated) or truncated.dtype is not _BOOL:
+            truncated = self._flags("truncated", truncated)
+        observations = self._rows.batch(observations, self._n, self._subject)
+        return observations, rewards, terminated, truncated, infos
+
+    def _is_array(self, values):
+        return values.__class__ is np.ndarray and values.shape == self._shape
 
     def final(self, infos, i):
         """The final observation of environment i, which infos hold where it was reset at once."""
@@ -336,7 +340,7 @@ class BatchChecks:
 
     def _numbers(self, name, values):
         array = _as_array(values)
-        if array.shape != (self._n,) or array.dtype.kind not in "biuf":
+        if array.shape != self._shape or array.dtype.kind not in "biuf":
             raise ContractError(
                 self._subject, f"{name} are {shown(values)}, expected numbers of shape ({self._n},)"
             )
@@ -344,8 +348,6 @@ class BatchChecks:
 
     def _flags(self, name, values):
         array = self._numbers(name, values)
-        if array.dtype.kind == "b":
-            return array
         if not np.isin(array, (0, 1)).all():
             raise ContractError(
                 self._subject, f"{name} are {shown(values)}, expected True or False, or 1 or 0."

@@ -118,7 +118,7 @@ class VectorEnvCollector:
         except BaseException as error:
             error.add_note(f"{WHILE_RESETTING} {self.env}, before the first step.")
             raise
-        self._just_ended = np.zeros(n, bool)
+        self._just_ended, self._some_just_ended = np.zeros(n, bool), False
         self._timesteps = np.zeros(n, np.int32)
         self._episode_returns = np.zeros(n, np.float64)
         self._discounted_returns = np.zeros(n, np.float64)
@@ -164,7 +164,8 @@ class VectorEnvCollector:
                     check_finite(rollout, t, self._steps)
                 error.add_note(f"{WHILE_STEPPING} {self.env}, step {self._steps + t} of each.")
                 raise
-            finished |= self._just_ended
+            if self.whole_episodes:
+                finished |= self._just_ended
         if self.whole_episodes:
             self._keep_first_episodes(rollout, steps)
         check_finite(rollout, T, self._steps)
@@ -215,13 +216,13 @@ class VectorEnvCollector:
         self._timesteps += 1
         self._observations = observations
 
-        if self._mode is AutoresetMode.NEXT_STEP:
+        if self._mode is AutoresetMode.NEXT_STEP and self._some_just_ended:
             # This step only reset the environments whose episode ended in the one before.
             rollout.valid[t] = ~self._just_ended
             self._restart(self._just_ended)
         ended = terminated | truncated
-        self._just_ended = ended
-        if self._rests or not ended.any():
+        self._just_ended, self._some_just_ended = ended, ended.any()
+        if self._rests or not self._some_just_ended:
             return
         if self._mode is AutoresetMode.SAME_STEP:
             for i in np.flatnonzero(ended):
@@ -248,10 +249,9 @@ class VectorEnvCollector:
 
     def _restart(self, mask):
         """Episode counters of the environments in `mask` start again."""
-        if mask.any():
-            self._timesteps[mask] = 0
-            self._episode_returns[mask] = 0.0
-            self._discounted_returns[mask] = 0.0
+        self._timesteps[mask] = 0
+        self._episode_returns[mask] = 0.0
+        self._discounted_returns[mask] = 0.0
 
     def _check_resolution(self, observations):
         """Warns, once, of observations whose changes float32, as networks compute, cannot tell."""
