@@ -26,7 +26,7 @@ if _backend != "tensorflow":
         'variable KERAS_BACKEND to "tensorflow", or leave it out, before Keras is imported.'
     )
 
-from keras_pg import advantages, callbacks, diagnostics, envs, wrappers
+from keras_pg import advantages, callbacks, diagnostics, envs, testing, wrappers
 from keras_pg._version import __version__
 from keras_pg.agents import A2C, GRPO, MDPO, NPG, PPO, REINFORCE, TRPO, Agent
 from keras_pg.encoders import Conv2D, cnn, mlp
@@ -54,5 +54,6 @@ __all__ = [
     "diagnostics",
     "envs",
     "mlp",
+    "testing",
     "wrappers",
 ]

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from keras_pg import advantages, losses
 from keras_pg.hyperparameters import check_count, check_seed
-from keras_pg.rollouts import collector_for, make_vector_env
+from keras_pg.rollouts import closing, collector_for, make_vector_env
 from keras_pg.rollouts.minibatches import flatten_time
 
 
@@ -74,7 +74,7 @@ def gradient_statistics(
             f"advantage is {agent.advantage!r}."
         )
     env, ours = make_vector_env(env, num_envs)
-    try:
+    with closing(env, ours):
         agent.check_groups(env.num_envs)
         agent.build(env.single_observation_space, env.single_action_space)
         collector = collector_for(
@@ -110,9 +110,6 @@ def gradient_statistics(
             for k in range(rollouts, 2 * rollouts):
                 estimator.learn(agent.criticize(collect(k)))
         estimates = [gradient(collect(k)) for k in range(rollouts)]
-    finally:
-        if ours:
-            env.close()
     estimates = np.array(estimates, np.float64)
     mean, variance = estimates.mean(axis=0), float(estimates.var(axis=0, ddof=1).sum())
     signal = max(float(mean @ mean) - variance / rollouts, 0.0)

@@ -48,6 +48,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_pg import provenance, remote, replay, spaces, versions
+from keras_pg._version import __version__
 from keras_pg.extras import installation
 from keras_pg.files import not_written
 from keras_pg.hyperparameters import check_count

@@ -8,6 +8,8 @@ import gymnasium
 import numpy as np
 import tensorflow as tf
 
+from keras_pg import advice
+
 
 def is_masked(space):
     """Whether observations of the space come with a mask of legal actions."""
@@ -54,12 +56,21 @@ def has_channels_first(space):
 _LARGEST_IN_IMAGE = 2**24
 
 
-def check_observation_space(space):
-    """Returns `space` if an encoder exists for it, otherwise raises a `ValueError` naming it."""
+def check_observation_space(space, source=advice.UNKNOWN):
+    """Returns `space` if an encoder exists for it.
+
+    Args:
+        space: the space.
+        source: `keras_pg.advice.Source`, how the environment is made.
+
+    Raises:
+        ValueError: there is none; the message names the space and has the line to write.
+    """
     observed = without_mask(space) if is_masked(space) else space
-    if isinstance(observed, gymnasium.spaces.Discrete):
-        return space
-    if is_image(observed):
+    supported = isinstance(observed, gymnasium.spaces.Discrete)
+    if isinstance(observed, gymnasium.spaces.Box) and 0 not in observed.shape:
+        supported = len(observed.shape) in (1, 2)
+    if is_image(observed) and 0 not in observed.shape:
         low, high = float(observed.low.min()), float(observed.high.max())
         alike = np.all(observed.low == low) and np.all(observed.high == high)
         # Limits of a type are larger: no bounds, but the want of them.
@@ -68,15 +79,14 @@ def check_observation_space(space):
         raise ValueError(
             f"Observations of {space} are taken for images, whose numbers all lie between the same "
             f"two bounds, not beyond 2**24; these lie between {low:g} and {high:g}, or differ. "
-            "If they are none, wrap the environment with "
-            "`gymnasium.wrappers.FlattenObservation`."
+            + advice.for_observations(space, source)
         )
-    if isinstance(observed, gymnasium.spaces.Box) and len(observed.shape) in (1, 2):
+    if supported:
         return space
     raise ValueError(
         f"Unsupported observation space: {space}. Supported are Box spaces of rank 1 to 3 and "
-        "Discrete spaces, also as Dict(observation=..., action_mask=...). Wrap the environment, "
-        "for example with `gymnasium.wrappers.FlattenObservation`."
+        "Discrete spaces, also as Dict(observation=..., action_mask=...). "
+        + advice.for_observations(space, source)
     )
 
 
@@ -181,17 +191,26 @@ def _with_leading_axis(values, space, single):
     return array, False
 
 
-def check_action_space(space):
-    """Returns `space` if a distribution exists for it, else raises a `ValueError` naming it."""
+def check_action_space(space, source=advice.UNKNOWN):
+    """Returns `space` if a distribution exists for it.
+
+    Args:
+        space: the space.
+        source: `keras_pg.advice.Source`, how the environment is made.
+
+    Raises:
+        ValueError: there is none; the message names the space and has the line to write.
+    """
     if isinstance(space, gymnasium.spaces.Discrete):
         return space
     of_rank_1 = gymnasium.spaces.Box | gymnasium.spaces.MultiDiscrete | gymnasium.spaces.MultiBinary
-    if isinstance(space, of_rank_1) and len(space.shape) == 1:
+    if isinstance(space, of_rank_1) and len(space.shape) == 1 and space.shape[0] > 0:
         if not isinstance(space, gymnasium.spaces.Box) or np.issubdtype(space.dtype, np.floating):
             return space
     raise ValueError(
         f"Unsupported action space: {space}. Supported are Discrete spaces, MultiDiscrete and "
-        "MultiBinary spaces of rank 1, and Box spaces of rank 1 with a floating dtype."
+        "MultiBinary spaces of rank 1, and Box spaces of rank 1 with a floating dtype. "
+        + advice.for_actions(space, source)
     )
 
 

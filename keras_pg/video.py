@@ -10,6 +10,7 @@ import numpy as np
 from keras_pg import envs
 from keras_pg.extras import installation
 from keras_pg.files import replacing
+from keras_pg.rollouts.closing import closing
 
 # Of more pictures a second than this GIFs become large, and viewers slow them down.
 _MOST_PICTURES_A_SECOND = 25
@@ -59,18 +60,16 @@ def filmed(env, episodes):
             "A video is of one environment: an id, a gymnasium.Env, a factory of one, or a "
             f"keras_pg.envs.NativeEnv, received {env!r}."
         )
-    try:
-        if env.render_mode != "rgb_array":
-            raise ValueError(
-                f'{env} must be made with render_mode="rgb_array" for a video, has '
-                f"render_mode={env.render_mode!r}."
-            )
-        yield _Camera(env, episodes)
-    except gymnasium.error.DependencyNotInstalled as error:
-        raise ImportError(f"{error} Or: {installation('video')}.") from error
-    finally:
-        if ours:
-            env.close()
+    with closing(env, ours):
+        try:
+            if env.render_mode != "rgb_array":
+                raise ValueError(
+                    f'{env} must be made with render_mode="rgb_array" for a video, has '
+                    f"render_mode={env.render_mode!r}."
+                )
+            yield _Camera(env, episodes)
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise ImportError(f"{error} Or: {installation('video')}.") from error
 
 
 class _Camera(gymnasium.Wrapper):

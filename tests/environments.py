@@ -3,7 +3,7 @@
 import gymnasium
 import numpy as np
 import tensorflow as tf
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete
 
 import keras_pg
 
@@ -20,7 +20,7 @@ class Clockwork(gymnasium.Env):
         reuse_array: return one and the same array each time, as environments may.
     """
 
-    observation_space = Box(-1e6, 1e6, (4,))
+    observation_space = Box(-3e9, 3e9, (4,))  # seeds are below 2**31
     action_space = Discrete(3)
 
     def __init__(self, lengths=(3,), reuse_array=False):
@@ -120,6 +120,48 @@ class Bandit(gymnasium.Env):
 
     def step(self, action):
         return self.shown, float(self.shown[action]), True, False, {}
+
+
+class Scripted(gymnasium.Env):
+    """Shows zeros, or a first state, and rewards with 1; seeded with 1 it answers what it is told.
+
+    An episode lasts 8 steps. A mask that is part of the observation makes everything legal.
+
+    Args:
+        space: its observation space; default Box(-1, 1, (2,)).
+        reset: what to answer to `reset` there, as a function of the right answer.
+        step: what to answer to `step` there from the fourth on, as a function of the right answer.
+    """
+
+    action_space = Discrete(2)
+
+    def __init__(self, space=None, reset=None, step=None):
+        self.observation_space = Box(-1.0, 1.0, (2,)) if space is None else space
+        self.answer_reset, self.answer_step = reset, step
+        self.faulty, self.t = False, 0
+
+    def _observe(self):
+        space = self.observation_space
+        if isinstance(space, Dict):
+            mask = np.ones(space["action_mask"].shape, np.int8)
+            return {"observation": np.zeros(space["observation"].shape, "f"), "action_mask": mask}
+        return (
+            int(space.start) if isinstance(space, Discrete) else np.zeros(space.shape, space.dtype)
+        )
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if seed is not None:
+            self.faulty = seed == 1
+        self.t = 0
+        answer = self._observe(), {}
+        return self.answer_reset(answer) if self.faulty and self.answer_reset else answer
+
+    def step(self, action):
+        self.t += 1
+        answer = self._observe(), 1.0, self.t == 8, False, {}
+        at_fault = self.faulty and self.answer_step and self.t > 3
+        return self.answer_step(answer) if at_fault else answer
 
 
 def perturbed_agent(observation_space, action_space, seed=0, algorithm=keras_pg.PPO, **options):

@@ -590,9 +590,9 @@ def test_an_environment_that_raises(tmp_path):
         fit(agent, make)
     assert "step" in [entry.name for entry in caught.traceback]
     assert repr(caught.value.__cause__) == "OSError('joint 7')"
-    assert caught.value.__notes__ == [
-        "While stepping SerialVectorEnv(num_envs=2), step 29 of each."
-    ]
+    action, stepping = caught.value.__notes__
+    assert action.startswith("Environment 1 raised it when given the action ")
+    assert stepping == "While stepping SerialVectorEnv(num_envs=2), step 29 of each."
     assert all(env.closed for env in made)
     assert int(agent.iteration) == 3  # what was learnt before is kept
     agent.save(tmp_path / "agent.keras")

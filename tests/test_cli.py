@@ -234,7 +234,7 @@ def test_an_environment_that_cannot_be_reset_shows_its_traceback(tmp_path, monke
     request.addfinalizer(lambda: gymnasium.registry.pop("NoMap-v0"))
     with pytest.raises(ValueError, match="no map loaded") as caught:
         main(["train", "NoMap-v0", *QUICK, *SMALL])
-    assert caught.value.__notes__[0].startswith("While resetting SerialVectorEnv")
+    assert caught.value.__notes__[-1].startswith("While resetting SerialVectorEnv")
 
 
 @pytest.mark.usefixtures("without_xla")

@@ -15,7 +15,8 @@ import keras_pg
 from environments import perturbed_agent
 from keras_pg import replay
 from keras_pg.rollouts.acting import CompiledEngine, LiteRTEngine
-from keras_pg.rollouts.vector_env import SerialVectorEnv, VectorEnvCollector
+from keras_pg.rollouts.serial_env import SerialVectorEnv
+from keras_pg.rollouts.vector_env import VectorEnvCollector
 from keras_pg.wrappers import ActionMask
 from policies import rows, some_slow
 

@@ -45,20 +45,24 @@ LAYERS = [
     {"agents.policy_model"},
     {"monitoring"},
     {"progress"},
-    {"saved_model", "callbacks", "diagnostics", "video", "wrappers"},
+    {"saved_model", "callbacks", "diagnostics", "testing", "video", "wrappers"},
     {"rollouts.__init__", "rollouts.evaluation", "rollouts.dataset", "rollouts.minibatches"},
-    {"rollouts.acting", "rollouts.native_env", "rollouts.vector_env"},
+    {"rollouts.acting", "rollouts.making", "rollouts.native_env", "rollouts.vector_env"},
+    {"rollouts.processes", "rollouts.serial_env"},
+    {"rollouts.separate"},
     {"envs.__init__"},
     {
         *("envs.classic_control", "envs.frame_stack", "envs.gymnasium_adapter"),
         *("envs.image_tasks", "envs.small_tasks"),
     },
     {"envs.drawing", "envs.native_env"},
-    {"networks", "rollouts.rollout"},
+    {"networks", "rollouts.bounds", "rollouts.rollout"},
+    {"rollouts.checking"},
     {"advantages", "distributions"},
     {"returns", "normalization"},
     {"encoders", "losses", "randomness", "trust_region"},
     {"provenance", "spaces", "versions", "hyperparameters", "remote", "replay"},
+    {"advice", "rollouts.closing"},
     {"_version", "extras", "files"},
 ]
 MATHS = {
@@ -110,13 +114,14 @@ def test_maths_modules_import_nothing_but_tensorflow_and_its_kin():
             assert {module.split(".")[0] for module, _ in imports(path)} <= allowed
 
 
-def test_only_the_collector_and_the_adapter_need_the_vector_api():
+def test_only_environments_made_or_collected_and_the_adapter_need_the_vector_api():
     users = {
         name
         for name, path in modules()
         if any(module.startswith("gymnasium.vector") for module, _ in imports(path))
     }
-    assert users == {"rollouts.vector_env", "envs.gymnasium_adapter"}
+    rollouts = {"making", "processes", "separate", "serial_env", "vector_env"}
+    assert users == {"envs.gymnasium_adapter", *(f"rollouts.{name}" for name in rollouts)}
 
 
 @pytest.mark.slow

@@ -13,8 +13,10 @@ import keras_pg
 from environments import Clockwork, DiscreteClockwork, Faulty, Recording, perturbed_agent
 from keras_pg import advantages, distributions
 from keras_pg.rollouts import collector_for, make_vector_env
+from keras_pg.rollouts.processes import ProcessVectorEnv
 from keras_pg.rollouts.rollout import Rollout
-from keras_pg.rollouts.vector_env import SerialVectorEnv, VectorEnvCollector
+from keras_pg.rollouts.serial_env import SerialVectorEnv
+from keras_pg.rollouts.vector_env import VectorEnvCollector
 
 GAMMA = 0.9
 # Gymnasium's three, and how keras_pg steps the environments that it makes itself.
@@ -569,7 +571,7 @@ def test_a_single_environment_is_used_itself_and_not_ours_to_close():
 
 def test_async_environments_run_in_processes_of_their_own():
     env, ours = make_vector_env(Clockwork, 2, "async")
-    assert isinstance(env, AsyncVectorEnv) and env.num_envs == 2 and ours
+    assert isinstance(env, ProcessVectorEnv) and env.num_envs == 2 and ours
     env.close()
 
 

@@ -6,14 +6,13 @@ import pathlib
 import random
 import warnings
 
-import gymnasium
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_pg import advantages, losses, spaces
 from keras_pg.agents.native_training import NativeTraining, environment_seed
-from keras_pg.agents.policy_model import Means, closing
+from keras_pg.agents.policy_model import Means
 from keras_pg.agents.schedule import default_timesteps, schedule
 from keras_pg.callbacks import RaiseOnNonFinite, StopAfterTimesteps
 from keras_pg.encoders import has_slow_gradient, layer_losses
@@ -38,7 +37,7 @@ from keras_pg.networks import (
 )
 from keras_pg.normalization import RewardScaling
 from keras_pg.progress import as_list
-from keras_pg.rollouts import make_vector_env
+from keras_pg.rollouts import check_apart, closing, make_vector_env
 from keras_pg.rollouts.dataset import OnDemandDataset, RolloutsInGraph
 from keras_pg.rollouts.minibatches import flatten_time, in_parts
 from keras_pg.rollouts.rollout import state_values
@@ -377,7 +376,8 @@ class Agent(NativeTraining):
             num_envs: copies of an id, factory or native environment to step side by side; default
                 8.
             num_steps: T, steps of each environment in a rollout.
-            vectorization: "sync" or "async" (one process an environment).
+            vectorization: "sync" or "async" (one process an environment, forked from this one, so
+                environments that compute with TensorFlow do not work there).
             epochs, steps_per_epoch, initial_epoch, callbacks, verbose, validation_freq: as in
                 `keras.Model.fit`. (epochs - initial_epoch) · steps_per_epoch iterations run.
             validation_env: environment to evaluate on after each epoch; logs `val_episode_return`
@@ -390,19 +390,17 @@ class Agent(NativeTraining):
                 from that rollout), or gradients were, many times in a row.
 
         An exception from the environment is raised as it is, after that environment was closed; the
-        agent keeps what it had learnt. (Of an environment in another process the exception comes
-        without that process's traceback, which Gymnasium writes to the log.) Other errors leave
-        an environment object open. Gymnasium's environments start anew in each call of `fit`, from
-        seeds that follow from `seed` and the number of iterations done so far: their own state, and
-        that of their random generators, is what is not restored of a training run. Native ones go
-        on where the last `fit` left them, also in an agent that was saved and loaded, if they are
-        as many and of the same class: training N iterations twice is training 2 N, bit for bit.
+        agent keeps what it had learnt. (Of an environment in another process it comes with that
+        process's traceback as its cause.) An environment whose process dies, or whose answers
+        contradict its spaces, is an error that names it, see `keras_pg.testing.check_env`. Other
+        errors leave an environment object open. Gymnasium's environments start anew in each call,
+        from seeds that follow from `seed` and the number of iterations done so far: their own
+        state, and that of their random generators, is what is not restored of a training run.
+        Native ones go on where the last `fit` left them, also in an agent that was saved and
+        loaded, if they are as many and of the same class: training N iterations twice is training
+        2 N, bit for bit.
         """
-        if env is validation_env and isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv):
-            raise ValueError(
-                "env and validation_env are the same object: evaluating would reset the episodes "
-                f"that training is in. Give validation_env an environment of its own, not {env!r}."
-            )
+        check_apart(env, validation_env)
         num_steps = check_count(
             "num_steps", self.default_num_steps if num_steps is None else num_steps
         )
@@ -465,7 +463,12 @@ class Agent(NativeTraining):
             validation = {}
             if validation_env is not None:
                 playing = cleanup.enter_context(
-                    self._episodes(validation_env, validation_episodes, seed=self.seed + 1_000_000)
+                    self._episodes(
+                        validation_env,
+                        validation_episodes,
+                        seed=self.seed + 1_000_000,
+                        apart_from=env,
+                    )
                 )
                 validation = {"validation_data": playing.dataset, "validation_steps": 1}
             return super().fit(

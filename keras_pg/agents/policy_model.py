@@ -13,7 +13,7 @@ from keras_pg import envs, randomness, saved_model, spaces, video
 from keras_pg.hyperparameters import check_count, check_seed
 from keras_pg.networks import Critic
 from keras_pg.progress import with_progress_bar
-from keras_pg.rollouts import collector_for, make_vector_env
+from keras_pg.rollouts import check_apart, closing, collector_for, make_vector_env
 from keras_pg.rollouts.acting import engine_for
 from keras_pg.rollouts.dataset import OnDemandDataset
 from keras_pg.rollouts.evaluation import Episodes, play_episodes
@@ -164,9 +164,19 @@ class PolicyModel(keras.Model):
 
     @contextlib.contextmanager
     def _episodes(
-        self, env, episodes, num_envs=None, vectorization="sync", *, seed, deterministic=True
+        self,
+        env,
+        episodes,
+        num_envs=None,
+        vectorization="sync",
+        *,
+        seed,
+        deterministic=True,
+        apart_from=None,
     ):
         """A dataset whose every element is `Episodes` played by the policy of that moment.
+
+        `apart_from` is an environment in training, which must not be the one to play in.
 
         Yields:
             A namespace of `dataset`, and `last`, what was played last.
@@ -176,6 +186,7 @@ class PolicyModel(keras.Model):
             num_envs = min(8, episodes)
         env, ours = make_vector_env(env, num_envs, vectorization)
         with closing(env, ours):
+            check_apart(apart_from, env)
             self._prepare(env)
             collector = self._collector(env, num_steps=64)
             if collector.in_graph:
@@ -382,13 +393,3 @@ class PolicyModel(keras.Model):
                 f"value=True, but {self.advantage!r} makes an agent without a critic of states."
             )
         return saved_model.export(self, path, format=format, value=value, labels=labels, keep=keep)
-
-
-@contextlib.contextmanager
-def closing(env, ours):
-    """Closes the environment if it is ours."""
-    try:
-        yield
-    finally:
-        if ours:
-            env.close()

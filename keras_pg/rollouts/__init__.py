@@ -2,8 +2,11 @@
 
 from keras_pg.envs.native_env import Copies
 from keras_pg.rollouts.acting import engine_for
+from keras_pg.rollouts.closing import closing
+from keras_pg.rollouts.making import make_vector_env
 from keras_pg.rollouts.native_env import NativeEnvCollector
-from keras_pg.rollouts.vector_env import VectorEnvCollector, make_vector_env
+from keras_pg.rollouts.separate import check_apart
+from keras_pg.rollouts.vector_env import VectorEnvCollector
 
 
 def collector_for(env, actor, *, num_steps, gamma, engine_for=engine_for, whole_episodes=False):
@@ -31,4 +34,4 @@ def collector_for(env, actor, *, num_steps, gamma, engine_for=engine_for, whole_
     )
 
 
-__all__ = ["collector_for", "make_vector_env"]
+__all__ = ["check_apart", "closing", "collector_for", "make_vector_env"]

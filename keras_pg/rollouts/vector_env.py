@@ -1,149 +1,24 @@
 """Collects rollouts from Gymnasium vector environments, in any of the three autoreset modes."""
 
-import functools
 import warnings
 
 import gymnasium
 import numpy as np
 import tensorflow as tf
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
-from gymnasium.vector.utils import concatenate, create_empty_array
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from keras_pg import envs, spaces
-from keras_pg.envs.native_env import Copies
-from keras_pg.hyperparameters import check_count
+from keras_pg.rollouts.bounds import BoundsChecks
+from keras_pg.rollouts.checking import BatchChecks, ContractError
+from keras_pg.rollouts.processes import ProcessVectorEnv
 from keras_pg.rollouts.rollout import check_finite, draw_noise, rollout_specs
+from keras_pg.rollouts.serial_env import SerialVectorEnv
 
 WHILE_STEPPING = "While stepping"
 WHILE_RESETTING = "While resetting"
 
 # Fewer float32 numbers than these between the smallest and the largest observation are too few.
 _FEWEST_NUMBERS = 10
-
-
-def make_vector_env(env, num_envs=None, vectorization="sync"):
-    """A `gymnasium.vector.VectorEnv` from whatever a user calls an environment.
-
-    Args:
-        env: an environment id, a `gymnasium.Env`, a factory returning one, a vector environment, or
-            a `keras_pg.envs.NativeEnv`, of which an id of keras_pg's own is one too.
-        num_envs: how many copies to make of an id or a factory; default 8. An environment that
-            is given as an object cannot be copied, so there it must be None or its own number.
-        vectorization: "sync" steps the copies one after the other, "async" each in a process.
-
-    Returns:
-        (vector environment, or `Copies` of a native one; whether it was made here and is ours to
-        close).
-
-    Raises:
-        ValueError: an argument has no meaning for this environment.
-        TypeError: `env` is none of the above.
-    """
-    if vectorization not in ("sync", "async"):
-        raise ValueError(f'vectorization must be "sync" or "async", received {vectorization!r}.')
-    if num_envs is not None:
-        check_count("num_envs", num_envs)
-    if isinstance(env, str) and env.startswith("keras_pg/"):
-        env = envs.make(env)
-    if isinstance(env, envs.NativeEnv):
-        if vectorization != "sync":
-            raise ValueError(
-                f"vectorization={vectorization!r}: copies of {env!r} are stepped all at once, in "
-                "the graph. Leave it out."
-            )
-        return Copies(env, num_envs or 8), True
-    if isinstance(env, VectorEnv):
-        if num_envs not in (None, env.num_envs):
-            raise ValueError(
-                f"num_envs={num_envs}, but the vector environment has {env.num_envs}. "
-                "Leave num_envs out, or give an id or a factory."
-            )
-        return env, False
-    if isinstance(env, gymnasium.Env):
-        if num_envs not in (None, 1) or vectorization != "sync":
-            raise ValueError(
-                f"num_envs={num_envs}, vectorization={vectorization!r}: a single environment "
-                "object cannot be copied. Give an id, or a factory such as `lambda: make_env()`."
-            )
-        factories, ours = [lambda: env], False
-    elif isinstance(env, str):
-        factories = [lambda: gymnasium.make(env, disable_env_checker=True)] * (num_envs or 8)
-        ours = True
-    elif callable(env):
-        factories, ours = [env] * (num_envs or 8), True
-    else:
-        raise TypeError(
-            "An environment is an id, a gymnasium.Env, a factory, a gymnasium.vector.VectorEnv or "
-            f"a keras_pg.envs.NativeEnv, received {env!r}."
-        )
-    if vectorization == "async":
-        return AsyncVectorEnv(factories, autoreset_mode=AutoresetMode.DISABLED), ours
-    return SerialVectorEnv(factories), ours
-
-
-class SerialVectorEnv(SyncVectorEnv):
-    """A `SyncVectorEnv` for a collector: it never resets by itself, and gives no infos.
-
-    Merging the infos of N environments, which nothing here reads, and resetting one environment by
-    a mask over all of them cost as much as several steps of CartPole. Arrays that are returned are
-    overwritten by the next call: the collector copies them into the rollout anyway.
-
-    Its autoreset mode is DISABLED, not SAME_STEP, which hands out the final observation by
-    reference: an environment that reuses its array has overwritten it by then.
-
-    Args:
-        factories: functions that each return a `gymnasium.Env`.
-
-    Attributes:
-        resting: bool [N], environments that a step leaves as they are; none at first.
-    """
-
-    def __init__(self, factories):
-        made = []
-
-        def make(factory):
-            made.append(factory())
-            return made[-1]
-
-        try:
-            super().__init__(
-                [functools.partial(make, factory) for factory in factories],
-                autoreset_mode=AutoresetMode.DISABLED,
-                copy=False,
-            )
-        except BaseException:
-            for env in made:
-                env.close()
-            raise
-        n = self.num_envs
-        self._latest = [None] * n
-        self._batch = create_empty_array(self.single_observation_space, n)
-        self.resting = np.zeros(n, bool)
-        self._reward = np.zeros(n, np.float64)
-        self._terminated, self._truncated = np.zeros(n, bool), np.zeros(n, bool)
-
-    def _observations_of_all(self):
-        return concatenate(self.single_observation_space, self._latest, self._batch)
-
-    def reset(self, *, seed=None, options=None):
-        """Starts new episodes: in all environments, or where `options["reset_mask"]` is True."""
-        options = dict(options or {})
-        mask = options.pop("reset_mask", np.ones(self.num_envs, bool))
-        seeds = seed
-        if seed is None or isinstance(seed, int):
-            seeds = [None if seed is None else seed + i for i in range(self.num_envs)]
-        for i in np.flatnonzero(mask):
-            self._latest[i], _ = self.envs[i].reset(seed=seeds[i], options=options or None)
-        return self._observations_of_all(), {}
-
-    def step(self, actions):
-        """Steps the environments that do not rest; of the others, their latest step again."""
-        for i, (env, action) in enumerate(zip(self.envs, actions)):
-            if self.resting[i]:
-                continue
-            step = env.step(action)
-            self._latest[i], self._reward[i], self._terminated[i], self._truncated[i], _ = step
-        return self._observations_of_all(), self._reward, self._terminated, self._truncated, {}
 
 
 def _autoreset_mode(env):
@@ -203,11 +78,15 @@ class VectorEnvCollector:
         # Gymnasium's `Discrete.contains`, which many environments assert in each step, is quick for
         # Python's integers and takes as long as CartPole's whole physics for NumPy's.
         self._takes_python_integers = isinstance(
-            env, SyncVectorEnv | AsyncVectorEnv
+            env, SyncVectorEnv | AsyncVectorEnv | ProcessVectorEnv
         ) and isinstance(env.single_action_space, gymnasium.spaces.Discrete)
         self._steps = 0
-        # Environments made here wait for `reset` when their episode is over.
-        self._rests = whole_episodes and isinstance(env, SerialVectorEnv)
+        # Environments made here check each answer themselves, and wait for `reset` when their
+        # episode is over.
+        made_here = isinstance(env, SerialVectorEnv | ProcessVectorEnv)
+        self._rests = whole_episodes and made_here
+        self._checks = None if made_here else BatchChecks(env)
+        self._bounds = BoundsChecks(env.single_observation_space)
         # A dtype of 16 bits loses nothing as float32.
         space = spaces.without_mask(env.single_observation_space)
         self._resolution_unchecked = (
@@ -223,7 +102,8 @@ class VectorEnvCollector:
         seeds = int(seed)
         if group_size > 1:
             if not isinstance(
-                self.env.unwrapped, SyncVectorEnv | AsyncVectorEnv | envs.NativeVectorEnv
+                self.env.unwrapped,
+                SyncVectorEnv | AsyncVectorEnv | ProcessVectorEnv | envs.NativeVectorEnv,
             ):
                 raise ValueError(
                     f"Groups of {group_size} need environments that are seeded one by one: an id, "
@@ -232,14 +112,20 @@ class VectorEnvCollector:
                 )
             seeds = [int(seed) + i // group_size for i in range(n)]
         try:
-            self._observations, _ = self.env.reset(seed=seeds)
-        except Exception as error:
+            self._observations = self._reset(seed=seeds)
+        except ContractError:
+            raise
+        except BaseException as error:
             error.add_note(f"{WHILE_RESETTING} {self.env}, before the first step.")
             raise
-        self._just_ended = np.zeros(n, bool)
+        self._just_ended, self._some_just_ended = np.zeros(n, bool), False
         self._timesteps = np.zeros(n, np.int32)
         self._episode_returns = np.zeros(n, np.float64)
         self._discounted_returns = np.zeros(n, np.float64)
+
+    def _reset(self, **arguments):
+        answer = self.env.reset(**arguments)
+        return answer[0] if self._checks is None else self._checks.reset(answer)
 
     def collect(self, rng=None):
         """The next T steps under the actor's current weights.
@@ -250,6 +136,7 @@ class VectorEnvCollector:
         Raises:
             FloatingPointError: an observation or reward is NaN or infinite. The message names the
                 field, the environment's index and the step.
+            ContractError: an answer contradicts Gymnasium's interface or the observation space.
         """
         self.engine.load_weights()
         T, n = self.num_steps, self.env.num_envs
@@ -268,15 +155,21 @@ class VectorEnvCollector:
                     self.env.resting[:] = finished
             try:
                 self._step(rollout, t, noise[t // self.action_distribution.held_steps])
-            except Exception as error:
-                # A NaN the environment choked on is the better explanation.
-                check_finite(rollout, t, self._steps)
+            except ContractError as error:
+                error.step = self._steps + t
+                raise
+            except BaseException as error:
+                if isinstance(error, Exception):
+                    # A NaN the environment choked on is the better explanation.
+                    check_finite(rollout, t, self._steps)
                 error.add_note(f"{WHILE_STEPPING} {self.env}, step {self._steps + t} of each.")
                 raise
-            finished |= self._just_ended
+            if self.whole_episodes:
+                finished |= self._just_ended
         if self.whole_episodes:
             self._keep_first_episodes(rollout, steps)
         check_finite(rollout, T, self._steps)
+        self._bounds(rollout, steps, self._steps)
         self._check_resolution(spaces.without_mask(rollout.observations))
         self._steps += steps
         return rollout
@@ -301,11 +194,14 @@ class VectorEnvCollector:
             self._check_legal(t)
         _store(rollout.observations, t, self._observations)
         actions, env_actions = self.engine(_at(rollout.observations, t), noise)
-        observations, rewards, terminated, truncated, info = self.env.step(
+        answer = self.env.step(
             env_actions.tolist()
             if self._takes_python_integers
             else env_actions.astype(self._action_dtype, copy=False)
         )
+        if self._checks is not None:
+            answer = self._checks.step(answer)
+        observations, rewards, terminated, truncated, infos = answer
         rollout.actions[t] = actions
         rollout.rewards[t] = rewards
         rollout.terminated[t] = terminated
@@ -320,20 +216,20 @@ class VectorEnvCollector:
         self._timesteps += 1
         self._observations = observations
 
-        if self._mode is AutoresetMode.NEXT_STEP:
+        if self._mode is AutoresetMode.NEXT_STEP and self._some_just_ended:
             # This step only reset the environments whose episode ended in the one before.
             rollout.valid[t] = ~self._just_ended
             self._restart(self._just_ended)
         ended = terminated | truncated
-        self._just_ended = ended
-        if self._rests or not ended.any():
+        self._just_ended, self._some_just_ended = ended, ended.any()
+        if self._rests or not self._some_just_ended:
             return
         if self._mode is AutoresetMode.SAME_STEP:
             for i in np.flatnonzero(ended):
-                _store(rollout.next_observations, (t, i), info["final_obs"][i])
+                _store(rollout.next_observations, (t, i), self._checks.final(infos, i))
         elif self._mode is AutoresetMode.DISABLED:
             # A fresh dict: Gymnasium takes the mask out of the one it is given.
-            self._observations, _ = self.env.reset(options={"reset_mask": ended.copy()})
+            self._observations = self._reset(options={"reset_mask": ended.copy()})
         if self._mode is not AutoresetMode.NEXT_STEP:
             self._restart(ended)
 
@@ -353,10 +249,9 @@ class VectorEnvCollector:
 
     def _restart(self, mask):
         """Episode counters of the environments in `mask` start again."""
-        if mask.any():
-            self._timesteps[mask] = 0
-            self._episode_returns[mask] = 0.0
-            self._discounted_returns[mask] = 0.0
+        self._timesteps[mask] = 0
+        self._episode_returns[mask] = 0.0
+        self._discounted_returns[mask] = 0.0
 
     def _check_resolution(self, observations):
         """Warns, once, of observations whose changes float32, as networks compute, cannot tell."""
