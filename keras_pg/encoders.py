@@ -170,69 +170,6 @@ def default_encoder(shape, seed):
     return keras.Sequential(layers, name="encoder")
 
 
-def layer_losses(*networks):
-    """The scalars that Keras's `fit` adds to a loss: regularizers, and `add_loss` in the last call.
-
-    What networks share counts once. Layers that do not learn have no regularizer, as in Keras.
-
-    Args:
-        networks: Keras models; None for one that an agent lacks.
-
-    Returns:
-        List of (path of the variable or of the layer, float32 scalar).
-
-    Example:
-    >>> import keras
-    >>> layer = keras.layers.Dense(1, kernel_initializer="ones", kernel_regularizer="l2")
-    >>> model = keras.Sequential([keras.Input((2,)), layer], name="model")
-    >>> [round(float(loss), 3) for _, loss in layer_losses(model, model)]
-    [0.02]
-    """
-    networks = [network for network in networks if network is not None]
-    layers = {id(layer): layer for network in networks for layer in network._flatten_layers()}
-    variables = {id(v): v for network in networks for v in network.trainable_variables}
-    added = [
-        (layer.path or layer.name, loss)
-        for layer in layers.values()
-        for loss in layer._get_own_losses()
-    ]
-    regularized = [
-        (variable.path, variable.regularizer(variable))
-        for variable in variables.values()
-        if variable.regularizer is not None
-    ]
-    return [(path, tf.cast(loss, tf.float32)) for path, loss in added + regularized]
-
-
-def moved_in_training(encoder, shape):
-    """Paths of the weights that a layer itself changes, and only where it is called for training.
-
-    Args:
-        encoder: a Keras model that has been built.
-        shape: of one observation.
-
-    Returns:
-        Their paths, such as "batch_normalization/moving_mean"; random seeds are not among them.
-    """
-    weights = {id(weight) for weight in encoder.non_trainable_weights}
-    if not weights:
-        return []
-    count = 2 * int(np.prod(shape))
-    # Numbers that differ from each other, so that their mean and variance are no fixed point.
-    batch = tf.reshape(tf.range(count, dtype=tf.float32) / count, (2, *shape))
-    trainable = [variable.value for variable in encoder.trainable_variables]
-    fixed = [variable.value for variable in encoder.non_trainable_variables]
-    after = [
-        encoder.stateless_call(trainable, fixed, batch, training=training)[1]
-        for training in (False, True)
-    ]
-    return [
-        variable.path
-        for variable, *values in zip(encoder.non_trainable_variables, *after, strict=True)
-        if id(variable) in weights and not np.array_equal(*map(np.asarray, values))
-    ]
-
-
 def nth_seed(seed, n):
     """Independent seeds for the layers of one network; None stays None."""
     if seed is None:

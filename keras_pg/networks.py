@@ -1,17 +1,14 @@
 """Policy and value networks as Keras models: an encoder, and a head."""
 
-import contextlib
-import warnings
-
 import gymnasium
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.saving.serialization_lib import ObjectSharingScope
 
 from keras_pg import distributions, randomness, spaces
-from keras_pg.encoders import compiled_by_xla, default_encoder, moved_in_training, nth_seed
+from keras_pg.encoders import compiled_by_xla, default_encoder, nth_seed
 from keras_pg.hyperparameters import check_count, check_range
+from keras_pg.keras_models import independent, variables_of, warn_of_moved_in_training
 from keras_pg.normalization import ObservationNormalization
 
 register = keras.saving.register_keras_serializable("keras_pg")
@@ -67,7 +64,7 @@ class _Network(keras.Model):
         self.normalize_observations = normalize_observations
         self.normalization = None
         input_shape = (*shape[:-1], shape[-1] + beside)
-        with _variables_of(self.name):
+        with variables_of(self.name):
             if normalize_observations and not discrete and not image:
                 self.normalization = ObservationNormalization(shape, name="normalization")
             self.encoder = default_encoder(shape, seed) if encoder is None else encoder
@@ -79,12 +76,12 @@ class _Network(keras.Model):
                 f"{(None, *shape)}, expected [B, F]: a `keras.layers.Flatten` may be missing."
             )
         self.features_size = features.shape[-1]
-        _warn_of_moved_in_training(moved_in_training(self.encoder, input_shape))
+        warn_of_moved_in_training(self.encoder, input_shape)
 
     def _build_head(self, units, gain, seed):
         """Makes the last layer, of so many units. The network is built then."""
         self.head = Head(units, gain, seed)
-        with _variables_of(self.name):
+        with variables_of(self.name):
             self.head.build((None, self.features_size))
         self.build((None, *spaces.without_mask(self.observation_space).shape))
 
@@ -139,75 +136,12 @@ class _Network(keras.Model):
         """A network with weights of its own, given `get_config()` or what Keras has saved of it."""
         encoder = keras.saving.serialize_keras_object(config["encoder"])
         inner = (encoder.get("config") or {}).get("name", "encoder")
-        with _variables_of(config["name"]), keras.name_scope(inner):
+        with variables_of(config["name"]), keras.name_scope(inner):
             return cls(**independent(config))
 
     def get_build_config(self):
         # The spaces, not an input shape, build a network; the constructor has done it already.
         return None
-
-
-def _variables_of(name):
-    """A scope in which variables get paths that begin with `name`, wherever they are made."""
-    return keras.name_scope(name, override_parent="")
-
-
-def name_variables(*networks):
-    """Puts a network's name before the path of each variable, where no network's is there yet.
-
-    Encoders that are passed in may have been built outside of any network. What networks share
-    gets the name of the first of them.
-    """
-    names = tuple(f"{network.name}/" for network in networks)
-    for network in networks:
-        for variable in network.variables:
-            if not variable.path.startswith(names):
-                variable._path = f"{network.name}/{variable.path}"
-
-
-def independent(config):
-    """A configuration whose Keras objects are new ones, which share what the given ones share.
-
-    Args:
-        config: what a `get_config` returns, of objects or of what Keras has written of them.
-    """
-    # Where Keras loads a file, its own scope is open, and the layers are written down already.
-    ours = any(isinstance(value, keras.Layer) for value in config.values())
-    with ObjectSharingScope() if ours else contextlib.nullcontext():
-        return keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(config))
-
-
-def check_network(agent, name, network):
-    """Raises a `TypeError` unless it is a Keras model or layer, or None.
-
-    Args:
-        agent: the class of the agent that it was given to.
-        name: of the argument.
-        network: what was given. People try the environment here, or the name of a policy.
-    """
-    if network is None or isinstance(network, keras.Layer):
-        return
-    known = isinstance(network, str) and network in gymnasium.registry
-    env = f'"{network}"' if known else '"CartPole-v1"'
-    raise TypeError(
-        f"{name}={network!r}: the {name} is a Keras model, or None for a network that is made from "
-        "the environment's spaces. The environment is an argument of `fit`: "
-        f"{agent.__name__}().fit({env})."
-    )
-
-
-def _warn_of_moved_in_training(paths):
-    if paths:
-        layers = sorted({path.rpartition("/")[0] for path in paths})
-        warnings.warn(
-            f"{', '.join(layers)}: this layer changes {', '.join(paths)} only where it is called "
-            "for training. Agents call their networks as for inference, so that the policy that "
-            "learns is the one that acted: the weights will stay as they are. Use "
-            "keras.layers.LayerNormalization or GroupNormalization instead; observations are "
-            "normalized by `normalize_observations=True`. If the weights come from a trained "
-            "network, set `trainable = False` on the layer.",
-            stacklevel=4,
-        )
 
 
 @register

@@ -294,7 +294,7 @@ class _Serving(keras.Model):
 
 def _write_onnx(agent, path, description):
     """Writes `serving_default`; texts of the description as they are, all else as JSON."""
-    import onnx  # comes with tf2onnx
+    import onnx
 
     signature = tf.nest.map_structure(
         lambda spec: keras.InputSpec(spec.dtype.name, spec.shape, name=spec.name),

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import keras_pg
-from keras_pg.encoders import layer_losses, moved_in_training
+from keras_pg.keras_models import layer_losses, moved_in_training
 from stepping import OBSERVATIONS, make_rollout, step, weights
 
 DISCRETE, BOX = gymnasium.spaces.Discrete(3), gymnasium.spaces.Box(-1.0, 1.0, (2,))

@@ -15,7 +15,7 @@ from keras_pg.agents.native_training import NativeTraining, environment_seed
 from keras_pg.agents.policy_model import Means
 from keras_pg.agents.schedule import default_timesteps, schedule
 from keras_pg.callbacks import RaiseOnNonFinite, StopAfterTimesteps
-from keras_pg.encoders import has_slow_gradient, layer_losses
+from keras_pg.encoders import has_slow_gradient
 from keras_pg.files import replacing
 from keras_pg.hyperparameters import (
     Hyperparameter,
@@ -26,15 +26,9 @@ from keras_pg.hyperparameters import (
     check_seed,
     checks_arguments,
 )
+from keras_pg.keras_models import check_network, independent, layer_losses, name_variables
 from keras_pg.monitoring import CallbackList
-from keras_pg.networks import (
-    ActionCritic,
-    Actor,
-    Critic,
-    check_network,
-    independent,
-    name_variables,
-)
+from keras_pg.networks import ActionCritic, Actor, Critic
 from keras_pg.normalization import RewardScaling
 from keras_pg.progress import as_list
 from keras_pg.rollouts import check_apart, closing, make_vector_env

@@ -19,8 +19,8 @@ import tensorflow as tf
 
 from keras_pg import losses, spaces, trust_region
 from keras_pg.agents.agent import Agent
-from keras_pg.encoders import layer_losses
 from keras_pg.hyperparameters import Hyperparameter, check_count, check_flag, check_range
+from keras_pg.keras_models import layer_losses
 from keras_pg.returns import normalize
 from keras_pg.rollouts.minibatches import Minibatches, flatten_time
 
