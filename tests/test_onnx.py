@@ -81,7 +81,7 @@ def test_a_missing_package_is_named_before_anything_is_written(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == package else find_spec(name)
     )
-    with pytest.raises(ImportError, match=rf"needs {package}: pip install \"keras_pg\[onnx\]\""):
+    with pytest.raises(ImportError, match=rf"needs {package}: .*pip install \"\.\[onnx\]\""):
         agent.export(tmp_path / "policy", format="onnx")
     assert not os.listdir(tmp_path)
 

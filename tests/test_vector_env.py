@@ -390,10 +390,10 @@ def test_rollouts_hold_the_raw_sample_and_environments_get_the_clipped_one(dtype
     collector.reset(seed=0)
     raw = collector.collect(np.random.default_rng(0)).actions[:, 0]
     received = env.envs[0].received
-    assert (np.abs(raw) > 0.1).mean() > 0.5
+    assert 0.1 < (np.abs(raw) > 1.0).mean() < 0.9  # beyond the bounds, which are at ±1
     assert len(received) == 50
     assert all(action.dtype == dtype and space.contains(action) for action in received)
-    np.testing.assert_allclose(received, np.clip(raw, -0.1, 0.1), rtol=1e-6)
+    np.testing.assert_allclose(received, 0.1 * np.clip(raw, -1.0, 1.0), rtol=1e-6)
 
 
 def test_rollouts_hold_squashed_actions_before_squashing():
