@@ -13,7 +13,7 @@ def align(curves, windows=WINDOWS):
     width. So no value leaves the range of the curve's own.
 
     >>> steps, returns = align([[[0, 1.0], [8, 5.0]], [[0, 2.0], [8, 2.0]]], windows=2)
-    >>> steps.tolist(), returns.tolist()
+    >>> steps.round(6).tolist(), returns.round(6).tolist()
     ([2.0, 6.0], [[2.0, 4.0], [2.0, 2.0]])
     """
     columns = [np.array(curve, float).T for curve in curves]
