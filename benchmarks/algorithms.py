@@ -1,11 +1,14 @@
 """What every agent of keras_pg learns: four environments, five seeds, a settings file an algorithm.
 
     python benchmarks/algorithms.py                                   # all of it
-    python benchmarks/algorithms.py --algorithm trpo --env CartPole-v1 --seeds 2
+    python benchmarks/algorithms.py --algorithm trpo npg --env CartPole-v1 --seed 0 1
+    python benchmarks/algorithms.py --env Pendulum-v1 --redo-before 2026-01-31T12:00
+    python benchmarks/algorithms.py --draw                            # runs nothing
 
 Each run is a process of its own, and is added to `results/algorithms/NAME_ENV.json` as it ends;
-it is not run again as long as it stands there with the same settings. The picture
-`results/algorithms.png` and the table `results/algorithms.md` are drawn from all that is there.
+it is not run again as long as it stands there with the same settings, unless it ended before
+`--redo-before` (see `stored.py`). The picture `results/algorithms.png` and the table
+`results/algorithms.md` are drawn from all that is there.
 Evaluated returns are means over 100 episodes (4000 of the bandit) of the deterministic policy after
 training.
 """
@@ -17,6 +20,7 @@ import pathlib
 import threading
 
 import numpy as np
+import pictures
 import stored
 from matplotlib.figure import Figure
 from throughput import HERE, interpreter, measure
@@ -49,8 +53,6 @@ ZOO = {
 }
 # A return that no algorithm need exceed: the task is solved, or the best possible.
 LINES = {"CartPole-v1": 475, "Acrobot-v1": -100, "Pendulum-v1": -200, "Bandit-v0": 0.829}
-# Student's t: the half-width of a 95% confidence interval of a mean of n, in standard errors.
-T95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
 
 
 def settings_of(algorithm, env):
@@ -71,14 +73,6 @@ def runs_of(algorithm, env):
         return []
     runs = stored.load(path_of(algorithm, env), settings_of(algorithm, env))["runs"]
     return sorted(runs, key=lambda run: run["seed"])
-
-
-def half_width(values):
-    """Of the 95% confidence interval of the mean over the first axis; 0 for a single run."""
-    n = len(values)
-    return (
-        T95[n] * np.std(values, axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.zeros_like(values[0])
-    )
 
 
 def table():
@@ -116,27 +110,32 @@ def zoo_table():
 
 
 def draw(path):
-    """Training return, mean over seeds, with the 95% confidence interval of that mean."""
-    figure = Figure(figsize=(11, 7.5), dpi=110, layout="constrained")
-    for i, (env, line) in enumerate(LINES.items()):
-        axes = figure.add_subplot(2, 2, i + 1)
-        for j, (algorithm, name) in enumerate(ALGORITHMS.items()):
-            curves = [np.array(run["curve"]).T for run in runs_of(algorithm, env)]
-            if not curves:
-                continue
-            # Epochs of whole episodes end at steps of their own in each run.
-            start, end = max(c[0][0] for c in curves), min(c[0][-1] for c in curves)
-            steps = np.linspace(start, end, 25)
-            returns = [np.interp(steps, *curve) for curve in curves]
-            mean, half = np.mean(returns, axis=0), half_width(returns)
-            axes.plot(steps / 1000, mean, color=f"C{j}", label=name, linewidth=1.4)
-            axes.fill_between(
-                steps / 1000, mean - half, mean + half, color=f"C{j}", alpha=0.15, lw=0
-            )
-        axes.axhline(line, color="gray", linestyle=":", linewidth=1)
-        axes.set(title=env, xlabel="environment steps, thousands", ylabel="training return")
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].legend(frameon=False, loc="lower right", fontsize=8)
+    """Training return: a row an algorithm, a column an environment, the others' means in gray."""
+    names = {a: name for a, name in ALGORITHMS.items() if any(runs_of(a, env) for env in LINES)}
+    figure = Figure(figsize=(8.4, 0.5 + 0.95 * len(names)), dpi=200, layout="constrained")
+    grid = figure.subplots(len(names), len(LINES), sharex="col", sharey="col", squeeze=False)
+    for column, (env, line) in zip(grid.T, LINES.items()):
+        curves = {a: [run["curve"] for run in runs_of(a, env)] for a in names}
+        for axes, algorithm in zip(column, names):
+            for other in names:
+                if other != algorithm and curves[other]:
+                    steps, returns = pictures.align(curves[other])
+                    axes.plot(steps / 1000, returns.mean(axis=0), color="0.8", linewidth=0.7)
+            if curves[algorithm]:
+                pictures.plot(axes, curves[algorithm], color="#1f5fa8", linewidth=1.5)
+            axes.axhline(line, color="black", linestyle=":", linewidth=0.8, zorder=1)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.tick_params(labelsize=7.5)
+            axes.locator_params(axis="y", nbins=4)
+        column[0].set_title(env, fontsize=10)
+    for row, name in zip(grid, names.values()):
+        row[0].set_ylabel(name.replace(", ", ",\n"), fontsize=9, weight="bold")
+    seeds = [len(runs_of(a, env)) for a in names for env in LINES if runs_of(a, env)]
+    figure.supxlabel(
+        f"environment steps, thousands\n\nTraining return. {pictures.caption(seeds)}\n"
+        "Gray: the means of the other algorithms. Dotted: solved, or the best possible.",
+        fontsize=8.5,
+    )
     figure.savefig(path)
 
 
@@ -145,10 +144,21 @@ def main():
     algorithms, envs = [*ALGORITHMS, "trpo_zoo"], list(LINES | ZOO)
     parser.add_argument("--algorithm", nargs="+", choices=algorithms, default=algorithms)
     parser.add_argument("--env", nargs="+", choices=envs, default=envs)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seed", nargs="+", type=int, default=list(range(5)))
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
     parser.add_argument("--venvs", type=pathlib.Path, default=HERE / ".venvs")
+    stored.add_arguments(parser)
     options = parser.parse_args()
+    if not options.draw:
+        measure_missing(options)
+    draw(RESULTS / "algorithms.png")
+    tables = f"{table()}\n\nTRPO with rl-zoo's settings:\n\n{zoo_table()}\n"
+    (RESULTS / "algorithms.md").write_text(tables)
+    print(tables)
+
+
+def measure_missing(options):
+    """Makes the runs that are asked for and not stored."""
     (RESULTS / "algorithms").mkdir(parents=True, exist_ok=True)
     python = interpreter("keras_pg", options.venvs.resolve())
     lock = threading.Lock()
@@ -158,25 +168,24 @@ def main():
             python, "keras_pg_algorithm.py", [SETTINGS / f"{algorithm}.json", env, str(seed)]
         )
         with lock:
-            stored.add(path_of(algorithm, env), settings_of(algorithm, env), report)
+            stored.add(path_of(algorithm, env), settings_of(algorithm, env), report, seed=seed)
             value, seconds = report["evaluated_return"], report["seconds"]
             print(f"{algorithm}, {env}, seed {seed}: {value:.2f}, {seconds:.0f} s", flush=True)
+
+    def done(seed, env, algorithm):
+        results = stored.load(path_of(algorithm, env), settings_of(algorithm, env))
+        return stored.holds(results, options.redo_before, seed=seed)
 
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         missing = [
             pool.submit(run, seed, env, algorithm)
-            for seed in range(options.seeds)
+            for seed in options.seed
             for env in options.env
             for algorithm in options.algorithm
-            if settings_of(algorithm, env) is not None
-            and seed not in {run["seed"] for run in runs_of(algorithm, env)}
+            if settings_of(algorithm, env) is not None and not done(seed, env, algorithm)
         ]
         for future in missing:
             future.result()
-    draw(RESULTS / "algorithms.png")
-    tables = f"{table()}\n\nTRPO with rl-zoo's settings:\n\n{zoo_table()}\n"
-    (RESULTS / "algorithms.md").write_text(tables)
-    print(tables)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """What keras_pg's PPO learns beside Stable-Baselines3's: same settings, same steps, several seeds.
 
     python benchmarks/learning.py                                # all settings, 5 seeds, both
-    python benchmarks/learning.py --env Pendulum-v1 --seeds 2
+    python benchmarks/learning.py --env Pendulum-v1 --libraries keras_pg --seed 0 1
+    python benchmarks/learning.py --env Pendulum-v1 --redo-before 2026-01-31T12:00
+    python benchmarks/learning.py --draw                         # runs nothing
 
 Each run is added to `results/learning_ENV.json` as it ends, and is not run again as long as it
-stands there with the same settings. The picture `results/learning.png` and the table are drawn from
-all that is there. Evaluated returns are means over 100 episodes of the deterministic policy after
-training.
+stands there with the same settings, unless it ended before `--redo-before` (see `stored.py`). The
+picture `results/learning.png` and the table are drawn from all that is there. Evaluated returns are
+means over 100 episodes of the deterministic policy after training.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import json
 import pathlib
 
 import numpy as np
+import pictures
 import stored
 from matplotlib.figure import Figure
 from throughput import HERE, interpreter, measure
@@ -24,7 +27,11 @@ SCRIPTS = {
     "Stable-Baselines3": "stable_baselines3_learn.py",
 }
 BARS = {"CartPole-v1": 475, "Acrobot-v1": -90, "Pendulum-v1": -200, "LunarLander-v3": 200}
-COLORS = {"keras_pg": "#f58518", "Stable-Baselines3": "#4c78a8"}
+# The second is dashed: where both lines are one, both are seen.
+LINES = {
+    "keras_pg": {"color": "#f58518", "linewidth": 2.4},
+    "Stable-Baselines3": {"color": "#1f5fa8", "linewidth": 1.4, "linestyle": (0, (4, 2.5))},
+}
 
 
 def path_of(env):
@@ -60,52 +67,63 @@ def table(all_results):
 
 
 def draw(all_results, path):
-    """Mean training return over seeds with the range from worst to best seed."""
+    """Training return, mean over seeds with the range from worst to best seed."""
     columns = min(2, len(all_results))
     rows = (len(all_results) + 1) // 2
-    figure = Figure(figsize=(5.5 * columns, 3.2 * rows), dpi=110, layout="constrained")
+    figure = Figure(figsize=(4.2 * columns, 2.6 * rows + 0.6), dpi=200, layout="constrained")
+    seeds = []
     for i, (env, results) in enumerate(all_results.items()):
         axes = figure.add_subplot(rows, columns, i + 1)
         for library, reports in runs_by_library(results).items():
-            steps = np.array(reports[0]["curve"])[:, 0]
-            returns = [np.interp(steps, *np.array(report["curve"]).T) for report in reports]
-            label, steps = f"{library}, {len(reports)} seeds", steps / 1000
-            axes.plot(steps, np.mean(returns, axis=0), color=COLORS[library], label=label)
-            low, high = np.min(returns, axis=0), np.max(returns, axis=0)
-            axes.fill_between(steps, low, high, color=COLORS[library], alpha=0.2, linewidth=0)
-        axes.axhline(BARS[env], color="gray", linestyle=":", linewidth=1)
-        axes.set(title=env, xlabel="environment steps, thousands", ylabel="training return")
+            seeds.append(len(reports))
+            curves = [report["curve"] for report in reports]
+            pictures.plot(axes, curves, label=library, **LINES[library])
+        axes.axhline(BARS[env], color="black", linestyle=":", linewidth=0.8, zorder=1)
+        axes.set_title(env, fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, loc="lower right")
+        axes.tick_params(labelsize=8)
+        axes.legend(frameon=False, loc="lower right", fontsize=9)
+    figure.supylabel("training return", fontsize=9)
+    figure.supxlabel(
+        f"environment steps, thousands\n\n{pictures.caption(seeds)} Dotted: the return aimed at.",
+        fontsize=9,
+    )
     figure.savefig(path)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--env", nargs="+", choices=BARS, default=list(BARS))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seed", nargs="+", type=int, default=list(range(5)))
     parser.add_argument("--libraries", nargs="+", choices=SCRIPTS, default=list(SCRIPTS))
     parser.add_argument("--venvs", type=pathlib.Path, default=HERE / ".venvs")
+    stored.add_arguments(parser)
     options = parser.parse_args()
+    if not options.draw:
+        measure_missing(options)
+    all_results = {env: results_of(env) for env in BARS if results_of(env)["runs"]}
+    draw(all_results, RESULTS / "learning.png")
+    (RESULTS / "learning.md").write_text(table(all_results) + "\n")
+    print(table(all_results))
+
+
+def measure_missing(options):
+    """Makes the runs that are asked for and not stored."""
     RESULTS.mkdir(exist_ok=True)
     pythons = {
         library: interpreter(library, options.venvs.resolve()) for library in options.libraries
     }
     for env in options.env:
-        for seed in range(options.seeds):
+        for seed in options.seed:
             for library in options.libraries:
-                results = results_of(env)
-                if any((r["library"], r["seed"]) == (library, seed) for r in results["runs"]):
+                results, which = results_of(env), {"library": library, "seed": seed}
+                if stored.holds(results, options.redo_before, **which):
                     continue
                 settings = HERE / "settings" / f"{env}.json"
                 report = measure(pythons[library], SCRIPTS[library], [settings, str(seed)])
-                stored.add(path_of(env), results["settings"], report)
+                stored.add(path_of(env), results["settings"], report, **which)
                 value = report["evaluated_return"]
                 print(f"{env}, {library}, seed {seed}: {value:.1f}", flush=True)
-    all_results = {env: results_of(env) for env in BARS if results_of(env)["runs"]}
-    draw(all_results, RESULTS / "learning.png")
-    (RESULTS / "learning.md").write_text(table(all_results) + "\n")
-    print(table(all_results))
 
 
 if __name__ == "__main__":

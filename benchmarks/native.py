@@ -4,10 +4,13 @@ CartPole-v1 with purejaxrl's settings, in three sizes of rollout. Libraries run 
 environments of their own, which this script makes; purejaxrl and gymnax-blines are not packaged:
 give paths to their repositories, or they are left out. Runs alternate, and medians are printed.
 Compiling is timed apart from running (see `peers/`); single runs are written to `results/`.
+Those of `--scaling` are written as they end, and are not made again as long as they stand there
+(see `stored.py`).
 
     python benchmarks/native.py --purejaxrl PATH --gymnax-blines PATH
     python benchmarks/native.py --breakout --purejaxrl PATH     # what is learnt of MinAtar's game
-    python benchmarks/native.py --scaling     # keras_pg alone, from 1 to 8192 environments
+    python benchmarks/native.py --scaling --runs 5    # keras_pg alone, from 1 to 8192 environments
+    python benchmarks/native.py --scaling --draw      # runs nothing
 
 "one thread" is keras_pg with TensorFlow on one thread of each kind, which suits small rollouts.
 """
@@ -18,6 +21,8 @@ import os
 import pathlib
 import statistics
 
+import stored
+from matplotlib.figure import Figure
 from throughput import HERE, REQUIREMENTS, interpreter, measure, processor
 
 REQUIREMENTS |= {"JAX": "requirements-jax.txt", "SBX": "requirements-sbx.txt"}
@@ -39,7 +44,16 @@ RUNNERS = {
 }
 SIZES = [(4, 128), (64, 128), (1024, 16)]
 ON_BREAKOUT = ["keras_pg", "purejaxrl"]
-COLORS = {"keras_pg": "#f58518", "purejaxrl": "#4c78a8"}
+LINES = {
+    "keras_pg": {"color": "#f58518", "linewidth": 2.0},
+    "purejaxrl": {"color": "#1f5fa8", "linewidth": 1.4, "linestyle": (0, (4, 2))},
+}
+RESULTS = HERE / "results"
+# What is measured at each number of environments: its script, its title, its scale and that's name.
+SCALING = {
+    "step": ("keras_pg_env_steps.py", "Environments alone, random actions", 1e6, "millions"),
+    "train": ("keras_pg_native.py", "PPO: acting, learning, all", 1e3, "thousands"),
+}
 FIGURES = {
     "steps_per_second": ("env steps/s, compiled", "{:,.0f}"),
     "compile_seconds": ("compiling, s", "{:.1f}"),
@@ -121,15 +135,15 @@ def table(runs, sizes):
 
 def plot_curves(runs, path):
     """Return against environment steps, a line a seed, as a PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+    figure = Figure(figsize=(7, 4), dpi=200, layout="constrained")
     axes = figure.subplots()
-    for name, color in COLORS.items():
+    for name, line in LINES.items():
         curves = [run["curve"] for run in runs if run["runner"] == name]
         for i, curve in enumerate(curves):
-            axes.plot(*zip(*curve), color=color, label=None if i else name, alpha=0.8)
-    axes.set_xlabel("environment steps")
+            steps, returns = zip(*curve)
+            label = None if i else f"{name}, {len(curves)} seeds"
+            axes.plot([n / 1e6 for n in steps], returns, label=label, **line)
+    axes.set_xlabel("environment steps, millions")
     axes.set_ylabel("mean return of the episodes that ended")
     axes.set_title("MinAtar's Breakout, purejaxrl's settings, a line a seed")
     axes.spines[["top", "right"]].set_visible(False)
@@ -139,48 +153,85 @@ def plot_curves(runs, path):
 
 
 def scaling(options):
-    """Steps a second of the environments alone, and of training, by the number of environments."""
-    python, runs = interpreter("keras_pg", options.venvs.resolve()), []
-    for exponent in range(14):
-        num_envs = 2**exponent
-        num_steps = max(16, 512 // num_envs)
-        sizes = ["--num-envs", num_envs, "--num-steps", num_steps]
-        for what in ("train", "step"):
-            steps = max(200_000, 40 * num_envs * num_steps)
-            script = "keras_pg_native.py" if what == "train" else "keras_pg_env_steps.py"
-            budget = ["--total-timesteps", steps]
-            run = measure(python, script, list(map(str, [*sizes, *budget])))
-            runs.append({"runner": what, **run})
-            print(f"{num_envs} environments, {what}: {run['steps_per_second']:,.0f}", flush=True)
-    return runs
+    """Steps a second of the environments alone, and of training, by the number of environments.
+
+    All of it is measured once before any of it is measured again: a machine that is slow for a
+    minute shows in one repeat of some points, and not in all repeats of one.
+    """
+    path, least = RESULTS / "native_scaling.json", options.total_timesteps
+    # Environments alone are so fast that the same steps would be over in milliseconds.
+    settings = {"env": "CartPole", "least_timesteps": {"train": least, "step": 100 * least}}
+    python = interpreter("keras_pg", options.venvs.resolve())
+    for seed in range(options.runs):
+        for num_envs in options.num_envs:
+            num_steps = max(16, 512 // num_envs)
+            for runner, (script, *_) in SCALING.items():
+                which = {"runner": runner, "num_envs": num_envs, "seed": seed}
+                if stored.holds(stored.load(path, settings), options.redo_before, **which):
+                    continue
+                steps = max(settings["least_timesteps"][runner], 40 * num_envs * num_steps)
+                sizes = ["--num-envs", num_envs, "--num-steps", num_steps]
+                budget = ["--total-timesteps", steps, "--seed", seed]
+                run = measure(python, script, list(map(str, [*sizes, *budget])))
+                stored.add(path, settings, {"runner": runner, **run}, **which)
+                speed = run["steps_per_second"]
+                print(f"{num_envs} environments, {runner}, seed {seed}: {speed:,.0f}", flush=True)
 
 
-def plot(runs, path):
-    """Both curves, and what share of the environments' own speed training reaches, as a PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    speeds = {
-        what: {
-            r["arguments"]["num_envs"]: r["steps_per_second"] for r in runs if r["runner"] == what
-        }
-        for what in ("step", "train")
+def plot_scaling(runs, path):
+    """Medians and ranges of both speeds, and training's share of the environments' own."""
+    speeds = {}  # {runner: {num_envs: [steps a second]}}
+    for run in sorted(runs, key=lambda run: run["arguments"]["num_envs"]):
+        by_size = speeds.setdefault(run["runner"], {})
+        by_size.setdefault(run["arguments"]["num_envs"], []).append(run["steps_per_second"])
+    medians = {
+        runner: {n: statistics.median(values) for n, values in by_size.items()}
+        for runner, by_size in speeds.items()
     }
-    labels = {"step": "environments alone, random actions", "train": "PPO: acting, learning, all"}
-    for what, speed in speeds.items():
-        axes.plot(list(speed), list(speed.values()), "o-", label=labels[what])
-    for n, speed in speeds["train"].items():
-        share = f"{speed / speeds['step'][n]:.1%}"
-        axes.annotate(share, (n, speed), (0, -12), textcoords="offset points", ha="center", size=7)
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_ylim(bottom=0.6 * min(speeds["train"].values()))
-    axes.set_xlabel("environments (512 steps a rollout, or 16 of each)")
-    axes.set_ylabel("environment steps a second")
-    axes.set_title("CartPole, native: steps a second, and training's share of the ceiling")
-    axes.grid(alpha=0.3)
-    axes.legend()
+    figure = Figure(figsize=(7, 5.6), dpi=200, layout="constrained")
+    for axes, runner in zip(figure.subplots(2, sharex=True), SCALING):
+        _, title, scale, unit = SCALING[runner]
+        middle = [value / scale for value in medians[runner].values()]
+        low = [min(values) / scale for values in speeds[runner].values()]
+        high = [max(values) / scale for values in speeds[runner].values()]
+        whiskers = [
+            [m - value for m, value in zip(middle, low)],
+            [value - m for m, value in zip(middle, high)],
+        ]
+        axes.errorbar(
+            list(medians[runner]),
+            middle,
+            whiskers,
+            fmt="o-",
+            color="#1f5fa8",
+            linewidth=1.2,
+            markersize=4,
+            capsize=4,
+        )
+        axes.set_xscale("log", base=2)
+        axes.set_ylim(0, 1.15 * max(high))
+        axes.set_ylabel(f"steps a second, {unit}")
+        axes.set_title(title, fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    for n, speed, bottom in zip(medians["train"], medians["train"].values(), low):
+        if n in medians["step"]:
+            share = f"{speed / medians['step'][n]:.1%}"
+            axes.annotate(
+                share, (n, bottom), (0, -13), textcoords="offset points", ha="center", size=7.5
+            )
+    counts = sorted({len(values) for by_size in speeds.values() for values in by_size.values()})
+    several = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    figure.supxlabel(
+        "environments (512 steps a rollout, or 16 of each)\n\n"
+        + (
+            "Points: single runs, no repeats."
+            if counts == [1]
+            else f"Points: medians of {several} alternating runs. Whiskers: slowest and fastest."
+        )
+        + "\nPercentages: training's share of the environments' own speed.",
+        fontsize=9,
+    )
     figure.savefig(path)
 
 
@@ -191,23 +242,39 @@ def main():
     parser.add_argument("--scaling", action="store_true")
     parser.add_argument("--breakout", action="store_true")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--total-timesteps", type=int, help="800,000; of Breakout 5 million")
-    parser.add_argument("--venvs", type=pathlib.Path, default=HERE / ".venvs")
-    options = parser.parse_args()
-    options.total_timesteps = options.total_timesteps or (
-        5_000_000 if options.breakout else 800_000
+    parser.add_argument(
+        "--total-timesteps", type=int, help="800,000; of Breakout 5 million; of scaling 200,000"
     )
-    options.venvs.mkdir(parents=True, exist_ok=True)
-    runs = scaling(options) if options.scaling else compare(options)
-    report = {"processor": f"{processor()}, {os.cpu_count()} cores", "runs": runs}
-    results = HERE / "results"
+    parser.add_argument(
+        "--num-envs", nargs="+", type=int, default=[2**i for i in range(14)], help="of scaling"
+    )
+    parser.add_argument("--venvs", type=pathlib.Path, default=HERE / ".venvs")
+    stored.add_arguments(parser)
+    options = parser.parse_args()
+    if options.redo_before and not options.scaling:
+        parser.error("--redo-before needs --scaling: without it all runs are made again anyway.")
+    options.total_timesteps = options.total_timesteps or (
+        5_000_000 if options.breakout else 200_000 if options.scaling else 800_000
+    )
     kind = "_scaling" if options.scaling else "_breakout" if options.breakout else ""
-    (results / f"native{kind}.json").write_text(json.dumps(report, indent=1) + "\n")
+    path = RESULTS / f"native{kind}.json"
+    if not options.draw:
+        options.venvs.mkdir(parents=True, exist_ok=True)
+        if options.scaling:
+            scaling(options)
+        else:
+            report = {"processor": f"{processor()}, {os.cpu_count()} cores"}
+            report["runs"] = compare(options)
+            path.write_text(json.dumps(report, indent=1) + "\n")
+    report = json.loads(path.read_text())
     if options.scaling:
-        return plot(runs, results / "native_scaling.png")
+        return plot_scaling(report["runs"], RESULTS / "native_scaling.png")
     if options.breakout:
-        plot_curves(runs, results / "native_breakout.png")
-    print(f"\n{report['processor']}, {options.runs} runs each\n{table(runs, sizes_of(options))}")
+        plot_curves(report["runs"], RESULTS / "native_breakout.png")
+    repeats = len({run["arguments"]["seed"] for run in report["runs"]})
+    print(
+        f"\n{report['processor']}, {repeats} runs each\n{table(report['runs'], sizes_of(options))}"
+    )
 
 
 if __name__ == "__main__":

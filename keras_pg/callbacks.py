@@ -70,13 +70,22 @@ class LearningCurve(keras.callbacks.Callback):
         figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
         axes = figure.subplots()
         curves = {
-            "episode_return": ("training, mean of the epoch's episodes", "#4c78a8"),
-            "val_episode_return": ("validation, deterministic policy", "#f58518"),
+            "episode_return": ("training, mean of the epoch's episodes", "-", "#f58518", 2.4),
+            # Dashed: where both are one line, both are seen.
+            "val_episode_return": ("validation, deterministic policy", "--", "#1f5fa8", 1.4),
         }
-        for name, (label, color) in curves.items():
+        for name, (label, style, color, width) in curves.items():
             points = [(e["env_steps"], e[name]) for e in self.epochs if name in e]
             if points:
-                axes.plot(*zip(*points), label=label, color=color, marker="o", markersize=3)
+                axes.plot(
+                    *zip(*points),
+                    style,
+                    label=label,
+                    color=color,
+                    linewidth=width,
+                    marker="o",
+                    ms=3,
+                )
         axes.set(xlabel="environment steps", ylabel="episode return", title=self.title)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)

@@ -7,7 +7,7 @@ import tensorflow as tf
 import keras_pg
 from environments import Bandit
 from keras_pg.advantages import GAE, GroupRelative, ReturnMinusBaseline
-from keras_pg.diagnostics import gradient_statistics
+from keras_pg.diagnostics import gradient_statistics, variance_interval
 from tabular import TabularEnv, chain, exact_gradient
 
 
@@ -38,6 +38,9 @@ def test_the_mean_is_the_exact_gradient_and_the_variance_that_of_a_rollout():
     # Four times the episodes, a quarter of the variance and four times the ratio.
     assert 3.0 < found[0].variance / found[1].variance < 5.3
     assert 2.5 < found[1].signal_to_noise / found[0].signal_to_noise < 6.5
+    of_four, of_sixteen = (np.array(statistics.variance_interval) for statistics in found)
+    assert of_four[0] < found[0].variance < of_four[1]
+    assert max(of_four[0], 4 * of_sixteen[0]) < min(of_four[1], 4 * of_sixteen[1])
 
 
 def test_estimators_are_compared_at_one_policy_and_critic():
@@ -135,3 +138,47 @@ def test_an_environment_object_stays_open():
     env = gymnasium.vector.SyncVectorEnv([Bandit] * 2)
     gradient_statistics(keras_pg.A2C(seed=0), env, rollouts=2, num_steps=3)
     assert not env.closed
+
+
+def test_the_interval_is_the_jackknife_of_the_logarithm_written_out():
+    estimates = np.random.default_rng(0).normal(3.0, 2.0, (9, 4))
+    logs = [np.log(np.delete(estimates, i, 0).var(axis=0, ddof=1).sum()) for i in range(9)]
+    error = np.sqrt(8 / 9 * np.sum((logs - np.mean(logs)) ** 2))
+    variance = estimates.var(axis=0, ddof=1).sum()
+    low, high = variance_interval(estimates)
+    t = 2.306004135  # the 0.975 quantile of Student's t with 8 degrees of freedom, from a table
+    np.testing.assert_allclose([low, high], variance * np.exp([-t * error, t * error]), rtol=1e-5)
+    narrow = variance_interval(estimates, confidence=0.5)
+    assert low < narrow[0] < variance < narrow[1] < high
+
+
+@pytest.mark.parametrize("n, heavy, at_least", [(8, 0.0, 0.9), (64, 0.0, 0.93), (64, 0.5, 0.88)])
+def test_the_interval_covers_the_variance_as_often_as_it_says(n, heavy, at_least):
+    """Of normal estimates, and of ones whose scale is drawn anew each time: heavy tails."""
+    rng, scales = np.random.default_rng(n), 1 / np.arange(1, 11)
+    variance = np.sum(scales**2) * np.exp(2 * heavy**2)
+    covered = 0
+    for _ in range(400):
+        factors = np.exp(heavy * rng.normal(size=(n, 1)))
+        low, high = variance_interval(5.0 + scales * factors * rng.normal(size=(n, 10)))
+        covered += low < variance < high
+    assert at_least < covered / 400 < 0.98
+
+
+def test_what_says_nothing_of_the_spread_has_no_bounds():
+    assert variance_interval([[1.0, 2.0], [3.0, 4.0]]) == (0.0, np.inf)
+    assert variance_interval([[1.0], [1.0], [1.0], [7.0]]) == (0.0, np.inf)
+    assert variance_interval(np.ones((5, 3))) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "estimates, confidence, words",
+    [
+        (np.ones((1, 3)), 0.95, r"n of at least 2, received an array of shape \[1, 3\]"),
+        (np.ones(3), 0.95, r"received an array of shape \[3\]"),
+        (np.ones((4, 3)), 95, "confidence must be between 0 and 1, received 95"),
+    ],
+)
+def test_an_interval_of_nothing_is_refused(estimates, confidence, words):
+    with pytest.raises(ValueError, match=words):
+        variance_interval(estimates, confidence)
