@@ -73,6 +73,22 @@ def test_a_corrupt_version_leaves_the_old_one_serving_and_says_why(base):
         assert rest(server, PREDICT, ONE) == (200, {"predictions": [[5.0, 10.0]]})
 
 
+def test_a_version_without_its_variables_is_not_loaded_and_the_old_one_is_kept(exported, tmp_path):
+    _, version = exported("cartpole")
+    base = tmp_path / "policy"
+    for number in ("1", "2"):
+        shutil.copytree(version, base / number)
+    shutil.rmtree(base / "2" / "variables")
+    models = Models([Model("policy", base, latest())], max_num_load_retries=0)
+    models.poll()
+    assert [state for _, state, _ in models.status("policy")] == [State.END]
+    shutil.copytree(version, base / "3")
+    models.poll()
+    shutil.copytree(base / "2", base / "4")
+    models.poll()
+    assert models.find("policy")[0] == 3
+
+
 @pytest.mark.parametrize("retries", [0, 5])
 def test_the_newest_serves_until_a_newer_one_can_beside_a_labelled_one(base, retries):
     versions.label(base, base / "1", ["stable"])
