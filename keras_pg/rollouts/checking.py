@@ -205,7 +205,7 @@ class EnvRow:
             error.add_note(f"Environment {self.i} raised it in reset(seed={seed}).")
             raise
         try:
-            if type(answer) not in (tuple, list) or len(answer) != 2:
+            if not isinstance(answer, tuple | list) or len(answer) != 2:
                 raise self._fault(
                     f"reset returned {_sizes(answer)}, expected two, `observation, info`. "
                     "(The old Gym's reset returned the observation alone.)"
