@@ -270,7 +270,7 @@ class _Serving(keras.Model):
 
 def _write_onnx(agent, path, description):
     """Writes `serving_default`; texts of the description as they are, all else as JSON."""
-    import onnx  # comes with tf2onnx
+    import onnx
 
     signature = tf.nest.map_structure(
         lambda spec: keras.InputSpec(spec.dtype.name, spec.shape, name=spec.name),
@@ -288,7 +288,7 @@ def _write_onnx(agent, path, description):
 
 
 def _require_onnx():
-    for package in ("tf2onnx", "onnxruntime"):
+    for package in ("onnx", "onnxruntime", "tf2onnx"):
         if importlib.util.find_spec(package) is None:
             raise ImportError(
                 f'format="onnx" needs {package}: pip install "keras_pg[onnx]".', name=package
