@@ -312,7 +312,7 @@ def _write_onnx(agent, path, description):
 
 
 def _require_onnx():
-    for package in ("tf2onnx", "onnxruntime"):
+    for package in ("onnx", "onnxruntime", "tf2onnx"):
         if importlib.util.find_spec(package) is None:
             raise ImportError(
                 f'format="onnx" needs {package}: {installation("onnx")}.', name=package

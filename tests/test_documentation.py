@@ -62,11 +62,11 @@ def short(tmp_path, monkeypatch):
 def test_the_code_of_readme_runs(short):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     observations = np.zeros((3, 4), np.float32)
-    names = {"observation": observations[0], "observations": observations}
+    names = {"observations": observations, "observation": observations[0]}
     for code in blocks:
         exec(code, names)
     assert len(blocks) == 2
-    assert names["action"].shape == () and names["actions"].shape == (3,)
+    assert names["actions"].shape == (3,) and names["action"].shape == ()
     assert isinstance(keras.models.load_model("cartpole.keras"), keras_pg.PPO)
     assert pathlib.Path("policies/cartpole/1/saved_model.pb").exists()
 

@@ -72,7 +72,7 @@ def test_golden_observations_are_replayed_in_onnx(exported):
     assert saved_model.verify(version)["equal"] is True
 
 
-@pytest.mark.parametrize("package", ["tf2onnx", "onnxruntime"])
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "tf2onnx"])
 def test_a_missing_package_is_named_before_anything_is_written(
     package, exported, tmp_path, monkeypatch
 ):

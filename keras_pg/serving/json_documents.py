@@ -25,7 +25,7 @@ MAX_OBJECTS_BYTES = 2**29  # of what is parsed at once, as Python's objects
 _MAX_ARRAYS = 256  # large ones that are looked for
 _ESCAPED = re.compile(rb"\\.", re.DOTALL)
 # Bytes of an object for each of these: of lists and their items, of dictionaries and their keys.
-_OBJECT_BYTES = {",": 44, "[": 80, "{": 256, ":": 120}
+_OBJECT_BYTES = {",": 44, "[": 80, "{": 256, ":": 280}
 
 
 class _Decoder(rapidjson.Decoder):

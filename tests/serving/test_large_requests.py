@@ -227,6 +227,7 @@ BODIES = {
     "objects": (400, lambda: filled(b'{"instances": [', b'{"":0},', b"]}")),
     "a wrong row at the end": (400, lambda: filled(b'{"instances": [', b"[0,0],", b",[0]]}")),
     "one object": (413, lambda: filled(b"{", b'"a":0,', b"}")),
+    "many names": (413, lambda: b"{" + b",".join(b'"%x":0' % i for i in range(2_900_000)) + b"}"),
     "strings": (400, lambda: filled(b'{"instances": [', b'"\\"",', b"]}")),
     "gzip": (413, lambda: gzip.compress(b" " * (4 * MAX_REQUEST_BYTES))),
 }
