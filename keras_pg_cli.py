@@ -227,7 +227,7 @@ def _add_serve(commands):
     )
     serve.add_argument(
         "--max_request_bytes",
-        type=count,
+        type=int,
         default=2**25,  # `keras_pg.serving.server.MAX_REQUEST_BYTES`, which is not imported here
         metavar="BYTES",
         help="of the body of a request; larger ones are refused",

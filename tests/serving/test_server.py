@@ -256,7 +256,7 @@ def test_the_size_of_requests_has_a_flag(base):
 def test_the_default_size_of_requests_is_that_of_the_server():
     from keras_pg import cli
 
-    options = cli._parser().parse_args(["serve", "base"])
+    options = cli.parser().parse_args(["serve", "base"])
     assert options.max_request_bytes == MAX_REQUEST_BYTES
 
 
