@@ -73,9 +73,12 @@ def moved_in_training(encoder, shape):
     ]
 
 
-def variables_of(name):
-    """A scope in which variables get paths that begin with `name`, wherever they are made."""
-    return keras.name_scope(name, override_parent="")
+def variables_of(name, caller=None):
+    """A scope in which variables get paths that begin with `name`, wherever they are made.
+
+    `caller` is the layer that makes them itself, whose name Keras would else put there twice.
+    """
+    return keras.name_scope(name, caller=caller, override_parent="")
 
 
 def name_variables(*networks):

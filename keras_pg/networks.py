@@ -218,7 +218,7 @@ class Actor(_Network):
             )
         self.log_std = None
         if self.action_distribution.log_std_shape is not None:
-            with keras.name_scope(self.name, caller=self, override_parent=""):
+            with variables_of(self.name, self):
                 self.log_std = self.add_weight(
                     name="log_std",
                     shape=self.action_distribution.log_std_shape,

@@ -70,10 +70,6 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
     Epoch 1/5 - 10/10 - 0s - episode_return: 21.5
     """
 
-    def on_train_begin(self, logs=None):
-        super().on_train_begin(logs)
-        self._shown = 0
-
     def on_epoch_begin(self, epoch, logs=None):
         self._start(f"Epoch {epoch + 1:{len(str(self.epochs))}}/{self.epochs}")
 
